@@ -1,0 +1,71 @@
+"""Errors by cause, each with the exit code of its kind and the what / where / fix form.
+
+Exit codes: 0 done, 2 usage or configuration, 3 input data, 4 checkpoint or model, 5 resources or environment,
+6 numbers diverged, 70 our own bug, 75 stopped by a signal (run the same command again).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ForecastError(Exception):
+    """Base of every error a user can meet.
+
+    Args:
+        what: what is wrong, one sentence.
+        where: file, variable, date, or key and line.
+        fix: a command or an edit that works as written.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+
+class ConfigError(ForecastError, ValueError):
+    """A usage or configuration error."""
+
+    exit_code = 2
+
+
+class DataError(ForecastError, ValueError):
+    """Input data that cannot be used as they are."""
+
+    exit_code = 3
+
+
+class CheckpointError(ForecastError, ValueError):
+    """A checkpoint or model folder that is damaged, unsafe, or does not fit."""
+
+    exit_code = 4
+
+
+class ResourceError(ForecastError, RuntimeError):
+    """Disk, memory, permissions or a missing optional package."""
+
+    exit_code = 5
+
+
+class DivergenceError(ForecastError, ArithmeticError):
+    """A loss, gradient or forecast that is no longer finite."""
+
+    exit_code = 6
+
+
+class Stopped(ForecastError):
+    """Stopped by a signal after everything finished so far was saved; the same command goes on."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""Stepping a trained forecaster through time and writing what it says."""

@@ -1,0 +1,1 @@
+"""Maps, curves, animations and reports, drawn from named arrays; never imports torch."""

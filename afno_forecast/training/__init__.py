@@ -1,0 +1,1 @@
+"""Fitting a forecaster to a training store."""

@@ -1,0 +1,1 @@
+"""Scores of forecasts against analyses, beside persistence and climatology."""
