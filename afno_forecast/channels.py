@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import Tensor
 
 from . import vocabulary
 from .errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Role = Literal["prognostic", "diagnostic", "forcing", "static"]
 
@@ -115,6 +116,8 @@ class ChannelSet:
         Raises:
             DataError: a variable or level is missing (both lists are named), or its units differ.
         """
+        import torch  # here, so that reading a model's channels needs no torch
+
         slices = [self._slice(ds, channel) for channel in self.channels]
         horizontal = slices[0].dims[-2:]
         leading = slices[0].dims[:-2]
