@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..errors import DataError
+from afno_forecast.errors import DataError
 
 GRAVITY = 9.80665  # m s-2, the WMO standard that defines the geopotential metre
 _WATER = 1000.0  # kg m-3: a millimetre of water is a kilogram per square metre
@@ -86,7 +86,8 @@ _SYMBOL: dict[str, str] = {spelling: symbol for symbol, (_, others) in _TABLE.it
 _LOWER: dict[str, str] = {spelling.lower(): symbol for spelling, symbol in _SYMBOL.items() if len(spelling) > 2 or spelling == "Pa"}
 _WHOLE = {"(0 - 1)": "1", "(0-1)": "1", "0-1": "1", "0 - 1": "1", "[0-1]": "1", "-": "1", "numeric": "1", "(code table 4.1)": "1",
           "deg c": "degC", "degrees c": "degC", "degree c": "degC", "degrees celsius": "degC", "degree celsius": "degC", "deg k": "K",
-          "degrees kelvin": "K", "geopotential metre": "m", "geopotential meter": "m", "geopotential meters": "m", "m of water equivalent": "m", "m of water": "m"}
+          "degrees kelvin": "K", "geopotential metre": "m", "geopotential meter": "m", "geopotential meters": "m",
+          "m of water equivalent": "m", "m of water": "m"}
 _PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−·⋅×{}", "0123456789--***()")
 _MOST_POWER = 12
 _FACTOR = re.compile(r"\s*(?P<operator>/|\bper\b|\*(?!\*)|\.(?!\d))?\s*"
@@ -156,12 +157,14 @@ def _bridge(source: Dimension, target: Dimension, variable: str) -> float | None
     """The constant that leads from one dimension to another for a quantity that is given in both; None when there is none."""
     if source == target:
         return 1.0
-    step = tuple(b - a for a, b in zip(source, target, strict=True))
+    step: tuple[int, ...] = tuple(b - a for a, b in zip(source, target, strict=True))
     if variable in ("geopotential", "geopotential_at_surface", "orography"):
-        return {(1, 0, -2, 0, 0, 0): GRAVITY, (-1, 0, 2, 0, 0, 0): 1 / GRAVITY}.get(step)
-    if "precipitation" in variable or variable == "total_column_water_vapour":
-        return {(-3, 1, 0, 0, 0, 0): _WATER, (3, -1, 0, 0, 0, 0): 1 / _WATER}.get(step)
-    return None
+        bridges: dict[tuple[int, ...], float] = {(1, 0, -2, 0, 0, 0): GRAVITY, (-1, 0, 2, 0, 0, 0): 1 / GRAVITY}
+    elif "precipitation" in variable or variable == "total_column_water_vapour":
+        bridges = {(-3, 1, 0, 0, 0, 0): _WATER, (3, -1, 0, 0, 0, 0): 1 / _WATER}
+    else:
+        return None
+    return bridges.get(step)
 
 
 def convert(units_from: str | None, units_to: str, variable: str) -> tuple[float, float] | None:

@@ -1,0 +1,51 @@
+"""What was noticed while a source was opened: notes, and what was refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from afno_forecast.errors import ForecastError
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing a user should know about a source.
+
+    Args:
+        severity: `note` (used, with this remark) or `refused` (not used, for this reason).
+        message: one sentence, with what to do when refused.
+        where: file and variable.
+    """
+
+    severity: Literal["note", "refused"]
+    message: str
+    where: str = ""
+
+
+@dataclass
+class Ledger:
+    """Collects notes; with `report_only` it also collects the errors that would otherwise be raised."""
+
+    report_only: bool = False
+    notes: list[Note] = field(default_factory=list)
+    num_fatal: int = 0
+
+    def note(self, message: str, where: str = "") -> None:
+        """Remember a remark, once."""
+        self._add(Note("note", message, where))
+
+    def refuse(self, message: str, where: str = "") -> None:
+        """Remember that something is not used, and why."""
+        self._add(Note("refused", message, where))
+
+    def fail(self, error: ForecastError) -> None:
+        """Raise the error or, when only a report is wanted, remember it."""
+        if not self.report_only:
+            raise error
+        self.num_fatal += 1
+        self._add(Note("refused", f"{error.what}; {error.fix}" if error.fix else error.what, error.where))
+
+    def _add(self, note: Note) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
