@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from . import vocabulary
+from .documents import nearest
 from .errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class ChannelSet:
         wanted = variable if level is None else f"{variable}@{level}"
         if wanted in self.names:
             return self.names.index(wanted)
-        near = get_close_matches(name, [*self.names, *self.shorts], 1, 0.5)
-        raise DataError(f"no channel '{name}'; there are {', '.join(self.shorts)}", fix=f"did you mean '{near[0]}'?" if near else "use one of these")
+        near = nearest(name, [*self.names, *self.shorts], 0.5)
+        raise DataError(f"no channel '{name}'; there are {', '.join(self.shorts)}", fix=f"did you mean '{near}'?" if near else "use one of these")
 
     def select(self, names: Sequence[str]) -> ChannelSet:
         """The named channels, in the order asked for. Raises DataError listing every missing one."""

@@ -7,10 +7,11 @@ more than one document, nesting deeper than 32, more than 1 MB, more than 20 000
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,14 @@ def join_path(path: KeyPath) -> str:
 
 
 def nearest(name: str, names: Iterator[str] | tuple[str, ...] | list[str], cutoff: float = 0.6) -> str | None:
-    """The most similar of `names`, ignoring case, or None when nothing is similar."""
+    """The most similar of `names`, ignoring case (of equals the one with the longest common beginning), or None when nothing is similar."""
+    lower = name.lower()
     by_lower = {n.lower(): n for n in names}
-    found = get_close_matches(name.lower(), by_lower, 1, cutoff)
-    return by_lower[found[0]] if found else None
+    found = get_close_matches(lower, by_lower, 8, cutoff)
+    if not found:
+        return None
+    best = max(found, key=lambda n: (SequenceMatcher(None, lower, n).ratio(), len(os.path.commonprefix([lower, n]))))
+    return by_lower[best]
 
 
 def raise_problems(problems: list[Problem]) -> None:

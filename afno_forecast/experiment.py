@@ -1,0 +1,214 @@
+"""One YAML file is one whole experiment: the owners' configs composed into one tree, and the training built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from pydantic import Field, ValidationInfo, field_validator
+
+from . import __version__, model_folder, vocabulary
+from .channels import ChannelSet
+from .config import Strict, dump_config, load_config
+from .data.loader import Loader
+from .data.store import Store, channel_names, is_store
+from .documents import nearest
+from .errors import ConfigError, DataError
+from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
+from .times import format_duration, format_instant, parse_duration, parse_instant
+from .training.train import TrainingConfig, fit, require_writable
+from .training.validation import ValidationConfig, Validator
+
+
+class Period(Strict):
+    """A span of time, both ends included."""
+
+    start: str
+    """First instant, ISO."""
+    end: str
+    """Last instant, ISO."""
+
+    @field_validator("start", "end")
+    @classmethod
+    def _is_a_date(cls, text: str) -> str:
+        parse_instant(text, "all_leap")  # any date of any calendar; the store's own calendar decides when it is read
+        return text
+
+    def seconds(self, calendar: str) -> tuple[int, int]:
+        """(first, last) in the calendar. Raises ConfigError when the period is empty."""
+        start, end = parse_instant(self.start, calendar), parse_instant(self.end, calendar)
+        if end <= start:
+            raise ConfigError(f"the period {self.start} to {self.end} is empty", fix="put the earlier date first")
+        return start, end
+
+
+class DataConfig(Strict):
+    """What is learnt from."""
+
+    store: str
+    """Training store made by `afno-forecast data build`."""
+    channels: tuple[str, ...] = Field(min_length=1)
+    """Prognostic channels in tensor order, for example z500, t850, t2m."""
+    time_step: str
+    """The model's step, for example 6h; a multiple of the store's."""
+    train: Period
+    """Training period; statistics must come from inside it."""
+    validation: Period
+    """Validation period; must not overlap the training period."""
+
+    @field_validator("channels")
+    @classmethod
+    def _are_known(cls, channels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        store = info.data.get("store")
+        if store and Path(store).is_dir():
+            known = [name for full in channel_names(Path(store)) for name in (full, vocabulary.short_name(*vocabulary.split_name(full)))]
+            present = {vocabulary.split_name(name) for name in known}
+            unknown = [name for name in channels if vocabulary.split_name(name) not in present]
+        else:
+            known = list(vocabulary.known_names())
+            unknown = [name for name in channels if vocabulary.split_name(name)[0] == name and vocabulary.find_variable(name) is None
+                       and nearest(name, known, 0.7)]
+        if unknown:
+            near = {name: nearest(name, known, 0.5) for name in unknown}
+            raise ValueError("; ".join(f"unknown channel '{n}'" + (f" (did you mean '{m}'?)" if m else f"; there are {', '.join(known)}")
+                                       for n, m in near.items()))
+        return channels
+
+
+class Experiment(Strict):
+    """A whole experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the model in files and titles."""
+    seed: int = Field(ge=0)
+    """Of the weights and of the order of samples."""
+    output: str
+    """Run folder."""
+    data: DataConfig
+    """What is learnt from."""
+    model: ModelConfig
+    """What learns."""
+    training: TrainingConfig
+    """How it learns."""
+    validation: ValidationConfig
+    """How the best model is chosen."""
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and check an experiment file. Raises one ConfigError with every problem, each with file, line and nearest name."""
+    return load_config(path, Experiment, overrides)
+
+
+def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], None]) -> Path:
+    """Train an experiment into its run folder.
+
+    Args:
+        experiment: resolved.
+        resume: go on from the newest valid checkpoint of the run folder.
+        echo: prints a line.
+
+    Returns:
+        the model folder of the best validation.
+
+    Raises:
+        ConfigError: periods overlap, or the run folder already holds a run and `resume` was not asked for.
+        DataError, CheckpointError, ResourceError, DivergenceError, Stopped: see errors.py.
+    """
+    folder = Path(experiment.output)
+    require_writable(folder)
+    if (folder / "checkpoints").exists() and not resume:
+        raise ConfigError("the run folder already holds a training", where=str(folder), fix="add --resume to go on, or choose another with output=PATH")
+    _require_same_experiment(folder, experiment, resume)
+    if not is_store(Path(experiment.data.store)):
+        raise DataError("this is not a training store", where=experiment.data.store,
+                        fix=f"make one: afno-forecast data build SOURCE {experiment.data.store}")
+    store = Store.open(Path(experiment.data.store))
+    train, validation = check_periods(experiment, store)
+    inputs = model_inputs(experiment, store)
+    torch.manual_seed(experiment.seed)
+    forecaster = build_forecaster(experiment.model, inputs)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    forecaster.to(device)
+    for name in forecaster.normalizer.constant:
+        echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
+    loader = Loader(store, forecaster.channels, time_step=inputs.time_step, history=forecaster.history, start=train[0], end=train[1],
+                    batch_size=experiment.training.batch_size, seed=experiment.seed, cache_bytes=experiment.training.cache_megabytes << 20)
+    validator = Validator(store, forecaster, experiment.validation, start=validation[0], end=validation[1])
+    config_text = dump_config(experiment)
+    (folder / "config.yaml").write_text(config_text)
+    echo(f"{experiment.name}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, {len(forecaster.channels)} channels on "
+         f"{inputs.grid.describe()}, {loader.num_samples(1):,} training samples, {len(validator.init_seconds)} validation inits")
+
+    def keep_model(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
+        card = model_card(experiment, forecaster, inputs, score, table)
+        model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
+
+    fit(forecaster, loader, validator, experiment.training, folder, keep_model=keep_model, resume=resume, echo=echo)
+    return folder / "model"
+
+
+def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool) -> None:
+    path = folder / "config.yaml"
+    if resume and path.exists() and (folder / "checkpoints").exists():
+        before = load_config(path, Experiment)
+        free = {"output", "name"}
+        if before.model_dump(exclude=free) != experiment.model_dump(exclude=free):
+            raise ConfigError("the experiment differs from the one that was stopped", where=str(path),
+                              fix=f"resume with: afno-forecast train {path} --resume, or choose another run folder with output=PATH")
+
+
+def check_periods(experiment: Experiment, store: Store) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Training and validation periods in seconds. Raises ConfigError when they overlap or statistics leak from outside training."""
+    calendar = store.times.calendar
+    train, validation = experiment.data.train.seconds(calendar), experiment.data.validation.seconds(calendar)
+    first, last = max(train[0], validation[0]), min(train[1], validation[1])
+    if first <= last:
+        raise ConfigError(f"training and validation overlap from {format_instant(first, calendar)} to {format_instant(last, calendar)}",
+                          where="data.train and data.validation", fix="move data.train.end before data.validation.start")
+    start, end = store.statistics.period
+    if start < train[0] or end > train[1]:
+        raise ConfigError(f"the store's statistics cover {format_instant(start, calendar)} to {format_instant(end, calendar)}, which reaches outside the "
+                          f"training period {experiment.data.train.start} to {experiment.data.train.end}", where=experiment.data.store,
+                          fix=f"build the store with --statistics {experiment.data.train.start}/{experiment.data.train.end}")
+    return train, validation
+
+
+def model_inputs(experiment: Experiment, store: Store) -> ModelInputs:
+    """Channels, grid, statistics and static fields of the experiment, from the store."""
+    channels = store.channels.select(experiment.data.channels)
+    index = np.asarray([store.channels.index(name) for name in channels.names])
+    time_step = parse_duration(experiment.data.time_step)
+    if time_step != store.time_step:
+        raise ConfigError(f"the model steps {experiment.data.time_step}, the store's statistics of tendencies are for {format_duration(store.time_step)}",
+                          where="data.time_step", fix=f"build the store with --time-step {experiment.data.time_step}")
+    static_names = {vocabulary.split_name(name)[0]: name for name in experiment.model.static}
+    fields = dict(zip(store.static_channels.names, store.static(), strict=True))
+    static = {asked: fields[name] for name, asked in static_names.items() if name in fields}
+    statistics = store.statistics
+    calendar = store.times.calendar
+    attrs = {key: str(store.attrs[key]) for key in ("title", "institution", "source", "license") if store.attrs.get(key)}
+    attrs["statistics_period"] = "/".join(format_instant(s, calendar) for s in statistics.period)
+    return ModelInputs(channels, store.grid, calendar, time_step, statistics.mean[index], statistics.std[index], statistics.tendency_std[index],
+                       static, attrs)
+
+
+def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInputs, score: float, table: xr.Dataset) -> str:
+    """Markdown that says what the model is, what it was trained on, and how it scored."""
+    hours = [int(v / np.timedelta64(1, "h")) for v in table["lead_time"].values]
+    rows = [f"| {name} | " + " | ".join(f"{float(v):.3f}" for v in item.values) + " |" for name, item in table.data_vars.items()]
+    about = [f"- {key}: {inputs.attrs[key]}" for key in ("title", "institution", "source", "license") if key in inputs.attrs]
+    data = experiment.data
+    return "\n".join([
+        f"# {experiment.name}", "",
+        f"Forecaster trained with afno_forecast {__version__}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, "
+        f"steps of {data.time_step}, {inputs.grid.describe()}.", "",
+        "## Data", *about,
+        f"- trained on {data.train.start} to {data.train.end}; chosen on {data.validation.start} to {data.validation.end}",
+        f"- channels: {', '.join(f'{c.short} [{c.units}]' for c in inputs.channels)}",
+        f"- other inputs: {', '.join([*experiment.model.static, *experiment.model.forcings]) or 'none'}", "",
+        "## Validation", f"RMSE divided by the RMSE of persistence (below 1 is better), mean {score:.4f}, by lead time:", "",
+        "| channel | " + " | ".join(f"{h} h" for h in hours) + " |", "|" + "---|" * (len(hours) + 1), *rows, "",
+        "## Use", "`afno-forecast rollout THIS_FOLDER --data STORE --init last --lead-time 10d --out forecast.zarr`", ""])

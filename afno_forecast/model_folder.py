@@ -1,0 +1,225 @@
+"""What training leaves and everything else takes: a folder of plain files, hashed, without code or pickle.
+
+`config.yaml` (the resolved experiment), `statistics.nc` (channels, grid, calendar, time step, statistics, static fields),
+`model.safetensors`, `README.md` (the card), `manifest.json` (sha256 of every other file).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+import yaml
+
+from . import __version__
+from .channels import Channel, ChannelSet
+from .errors import CheckpointError
+from .grid import LatLonGrid, grid_from_dict
+from .times import format_duration
+
+if TYPE_CHECKING:
+    import torch
+
+    from .forecaster import Forecaster, ModelInputs
+
+FORMAT = 1
+CONFIG, WEIGHTS, STATISTICS, CARD, MANIFEST = "config.yaml", "model.safetensors", "statistics.nc", "README.md", "manifest.json"
+FILES = (CONFIG, WEIGHTS, STATISTICS, CARD)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush every file of a folder and the folder itself to disk."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_manifest(folder: Path, names: tuple[str, ...]) -> None:
+    """Write `manifest.json` with the size and sha256 of the named files."""
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "version": __version__, "files": files}, indent=1, sort_keys=True) + "\n")
+
+
+def check_manifest(folder: Path, names: tuple[str, ...]) -> None:
+    """Refuse a folder whose files are missing, altered, links, or lie outside it. Raises CheckpointError naming file and hashes."""
+    manifest_path = folder / MANIFEST
+    if not folder.is_dir() or not manifest_path.is_file() or manifest_path.is_symlink():
+        raise CheckpointError("this is not a complete model or checkpoint folder", where=f"{folder}: no {MANIFEST}",
+                              fix="give the folder that training left, for example runs/NAME/model")
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        listed = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        form = int(manifest["format"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError("the manifest cannot be read", where=str(manifest_path), fix="copy the folder again from where it was made") from error
+    if form > FORMAT:
+        raise CheckpointError(f"written in format {form}, this version reads up to {FORMAT}", where=str(folder),
+                              fix=f"update afno-forecast (written by version {manifest.get('version')})")
+    strange = sorted(name for name in listed if name != Path(name).name or name in {"", ".", ".."})
+    if strange:
+        raise CheckpointError(f"the manifest names a file outside the folder: {strange[0]!r}", where=str(manifest_path), fix="do not use this folder")
+    for name in dict.fromkeys((*names, *listed)):
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise CheckpointError(f"{name} is missing or not a plain file", where=str(path), fix="copy the folder again from where it was made")
+        if name not in listed:
+            raise CheckpointError(f"{name} is not in the manifest", where=str(manifest_path), fix="copy the folder again from where it was made")
+        found = sha256(path)
+        if found != listed[name]:
+            raise CheckpointError(f"{name} was altered or damaged: sha256 is {found[:12]}..., the manifest says {listed[name][:12]}...",
+                                  where=str(path), fix="copy the folder again from where it was made, or train again")
+
+
+def _statistics_dataset(inputs: ModelInputs) -> xr.Dataset:
+    channels = inputs.channels
+    grid = inputs.grid
+    rows, columns = ("latitude", "longitude") if isinstance(grid, LatLonGrid) else ("y", "x")
+    ds = xr.Dataset(
+        {name: ("channel", np.asarray(getattr(inputs, name), dtype=np.float64), {"long_name": f"{name.replace('_', ' ')} over the training period"})
+         for name in ("mean", "std", "tendency_std")},
+        attrs={**inputs.attrs, "channels": json.dumps(channels.to_list()), "grid": json.dumps(grid.to_dict()), "calendar": inputs.calendar,
+               "time_step_seconds": np.int64(inputs.time_step), "static": json.dumps(list(inputs.static))})
+    for name, field in inputs.static.items():
+        ds[f"static_{name}"] = ((rows, columns), np.asarray(field, dtype=np.float32))
+    return ds
+
+
+def read_inputs(folder: Path) -> ModelInputs:
+    """What the model was trained on, from `statistics.nc`. Raises CheckpointError when it cannot be read."""
+    from .forecaster import ModelInputs
+
+    path = folder / STATISTICS
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as ds:
+            ds.load()
+        attrs = dict(ds.attrs)
+        channels = ChannelSet(tuple(Channel(str(c["variable"]), c["level"], str(c["units"]), c["role"]) for c in json.loads(attrs.pop("channels"))))
+        grid = grid_from_dict(json.loads(attrs.pop("grid")))
+        static = {str(name): ds[f"static_{name}"].values for name in json.loads(attrs.pop("static"))}
+        calendar, time_step = str(attrs.pop("calendar")), int(attrs.pop("time_step_seconds"))
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the statistics cannot be read: {error}", where=str(path), fix="copy the folder again from where it was made") from error
+    return ModelInputs(channels, grid, calendar, time_step, ds["mean"].values, ds["std"].values, ds["tendency_std"].values, static,
+                       {str(k): str(v) for k, v in attrs.items()})
+
+
+def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mapping[str, torch.Tensor], card: str) -> None:
+    """Write a model folder under a temporary name, flush it, and put it in place of the old one.
+
+    Args:
+        folder: where; replaced when it exists.
+        config_text: the resolved experiment as YAML.
+        inputs: channels, grid, statistics and static fields.
+        weights: the forecaster's state dict.
+        card: Markdown for README.md.
+    """
+    from safetensors.torch import save_file
+
+    temporary = folder.with_name(folder.name + ".partial")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    (temporary / CONFIG).write_text(config_text)
+    _statistics_dataset(inputs).to_netcdf(temporary / STATISTICS, engine="netcdf4")
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, str(temporary / WEIGHTS))
+    (temporary / CARD).write_text(card)
+    write_manifest(temporary, FILES)
+    fsync_folder(temporary)
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        if old.exists():
+            shutil.rmtree(old)
+        folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+
+
+def load(folder: Path) -> Forecaster:
+    """The forecaster of a model folder, ready to step, after every file's hash was checked.
+
+    Raises CheckpointError when a file is missing, altered or does not fit the network; ConfigError when `config.yaml` does not.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .config import load_config_section
+    from .forecaster import ModelConfig, build_forecaster
+
+    folder = Path(folder)
+    check_manifest(folder, FILES)
+    config = load_config_section(folder / CONFIG, "model", ModelConfig)
+    forecaster = build_forecaster(config, read_inputs(folder))
+    try:
+        weights = load_file(str(folder / WEIGHTS))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"the weights cannot be read: {error}", where=str(folder / WEIGHTS), fix="copy the folder again") from error
+    load_weights(forecaster, weights, folder / WEIGHTS)
+    return forecaster.eval()
+
+
+def load_weights(forecaster: Forecaster, weights: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Strictly load a state dict: same names, same shapes. Raises CheckpointError listing what differs."""
+    own = forecaster.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape)
+    if missing or extra or shapes:
+        raise CheckpointError(f"the weights do not fit the network: {len(missing)} missing {missing[:3]}, {len(extra)} extra {extra[:3]}, "
+                              f"{len(shapes)} of another shape {shapes[:3]}", where=str(where), fix="use the config.yaml the weights were trained with")
+    forecaster.load_state_dict(dict(weights))
+
+
+def _count_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, from its header alone. Raises CheckpointError when the header is not sound."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, 100_000_000):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header: dict[str, Any] = json.loads(file.read(length))
+        return sum(int(np.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__" and "normalizer." not in name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the weights' header is damaged: {error}", where=str(path), fix="copy the folder again") from error
+
+
+def describe(folder: Path) -> str:
+    """Readable account of a model folder: channels with units, grid, step, size, data, card. Needs no torch."""
+    folder = Path(folder)
+    check_manifest(folder, FILES)
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    with xr.open_dataset(folder / STATISTICS, engine="netcdf4") as ds:
+        attrs = dict(ds.attrs)
+        mean, std, tendency = (ds[k].values for k in ("mean", "std", "tendency_std"))
+    channels = ChannelSet.from_list(json.loads(attrs["channels"]))
+    lines = [f"model       {config.get('name', folder.name)}",
+             f"parameters  {_count_parameters(folder / WEIGHTS):,}",
+             f"backbone    {config['model']['backbone']['kind']}",
+             f"grid        {grid_from_dict(json.loads(attrs['grid'])).describe()}",
+             f"time step   {format_duration(int(attrs['time_step_seconds']))}, history {config['model'].get('history', 1)}",
+             f"calendar    {attrs['calendar']}",
+             f"inputs      {', '.join([*config['model']['static'], *config['model']['forcings']]) or 'none besides the state'}"]
+    lines += [f"{key:<11} {attrs[key]}" for key in ("institution", "source", "license") if key in attrs]
+    lines.append(f"{'channel':<28}{'short':<8}{'units':<14}{'mean':>12}{'std':>12}{'std of step':>13}")
+    lines += [f"{c.name:<28}{c.short:<8}{c.units:<14}{m:>12.5g}{s:>12.5g}{t:>13.4g}" for c, m, s, t in zip(channels, mean, std, tendency, strict=True)]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""Checkpoints that survive anything: written under a temporary name, hashed, flushed, renamed; no pickle.
+
+`checkpoints/step-N/` holds `state.safetensors`, `state.json` and `manifest.json`; `checkpoints/latest` names the newest and is
+moved last. Older ones are removed only afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import CheckpointError, ResourceError
+from ..model_folder import check_manifest, fsync_folder, write_manifest
+
+TENSORS, PROGRESS, LATEST = "state.safetensors", "state.json", "latest"
+_KEEP = 2
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Args:
+        train_step: optimiser updates done.
+        stage: index of the stage of the last update.
+        position: samples consumed in that stage.
+        seconds: wall-clock seconds of training.
+        num_validations: validations done.
+        best_score: lowest validation score so far.
+        precision: resolved compute precision, kept over a resume.
+    """
+
+    train_step: int = 0
+    stage: int = 0
+    position: int = 0
+    seconds: float = 0.0
+    num_validations: int = 0
+    best_score: float = float("inf")
+    precision: str = "float32"
+
+
+def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:
+    """Save the whole state of a training. Raises ResourceError with the bytes needed and free when the disk is too small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(t.numel() * t.element_size() for t in tensors.values()) + (1 << 20)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder), fix="free some space; the last checkpoint is intact")
+    target = folder / f"step-{progress.train_step}"
+    temporary = folder / f"{target.name}.partial"
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir()
+    state = {**tensors, "random/torch": torch.get_rng_state()}
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, str(temporary / TENSORS))
+    (temporary / PROGRESS).write_text(json.dumps(asdict(progress), indent=1) + "\n")
+    write_manifest(temporary, (TENSORS, PROGRESS))
+    fsync_folder(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    marker = folder / f"{LATEST}.partial"
+    marker.write_text(target.name + "\n")
+    marker.replace(folder / LATEST)
+    _fsync_directory(folder)
+    for _, old in _numbered(folder)[_KEEP:]:
+        shutil.rmtree(old)
+    return target
+
+
+def _fsync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints, newest first."""
+    found = [(int(p.name[5:]), p) for p in folder.glob("step-*") if p.is_dir() and p.name[5:].isdigit()]
+    return sorted(found, reverse=True)
+
+
+def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The newest valid checkpoint, with every damaged one named on the way; None when there is none at all.
+
+    Raises CheckpointError when there are checkpoints and none of them is valid.
+    """
+    candidates = _numbered(folder) if folder.is_dir() else []
+    damaged: list[str] = []
+    for _, path in candidates:
+        try:
+            return _load(path)
+        except CheckpointError as error:
+            damaged.append(path.name)
+            echo(f"checkpoint {path.name} is not used: {error.what} ({error.where})")
+    if damaged:
+        raise CheckpointError(f"none of the checkpoints is valid: {', '.join(damaged)}", where=str(folder), fix="start again in a new output folder")
+    return None
+
+
+def _load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
+    check_manifest(path, (TENSORS, PROGRESS))
+    try:
+        values = json.loads((path / PROGRESS).read_text())
+        progress = Progress(**{f.name: values[f.name] for f in fields(Progress)})
+        tensors = load_file(str(path / TENSORS))
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot be read: {error}", where=str(path), fix="an older checkpoint is tried next") from error
+    torch.set_rng_state(tensors.pop("random/torch"))
+    return progress, tensors

@@ -1,0 +1,163 @@
+"""Muon for matrices and kernels, AdamW for the rest, behind one object; and the running average of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from ..config import Strict
+from ..nn.backbone import muon_parameters
+
+
+class OptimizerConfig(Strict):
+    """Muon and AdamW with their shared schedule."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of both."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay of both, per unit of learning rate."""
+    muon: bool = True
+    """Muon for matrices and kernels; false gives AdamW for all."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's momentum (Nesterov)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's decay rates."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient."""
+    warmup: float = Field(default=0.04, ge=0, lt=1)
+    """Share of the budget over which the learning rate rises from zero."""
+
+
+# Quintic Newton-Schulz iteration with the coefficients of K. Jordan et al., "Muon: an optimizer for hidden layers" (2024):
+# singular values of order one are driven to about 1, not exactly to 1.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NUM_ITERATIONS = 5
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Nearest semi-orthogonal matrix, roughly: singular values between about 0.7 and 1.2.
+
+    Args:
+        matrix: (..., rows, columns), float32.
+
+    Returns:
+        The same shape, float32.
+    """
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_NUM_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised: each matrix or kernel moves by a semi-orthogonal update of root mean square 0.2.
+
+    Kernels (out, in, kh, kw) are taken as matrices (out, in * kh * kw). The update is scaled by 0.2 sqrt(max(rows, columns)), so that
+    AdamW's learning rate and weight decay carry over (Liu et al. 2025, arXiv 2502.16982). torch's own Muon takes matrices only.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
+                scale = 0.2 * math.sqrt(max(update.shape))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(orthogonalize(update).view_as(parameter), alpha=-group["lr"] * scale)
+
+
+class Optimizers:
+    """Muon and AdamW stepping together, with one learning rate."""
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        matrices = muon_parameters(module)[0] if config.muon else []
+        rest = [name for name in named if name not in set(matrices)]
+        self.names = {"muon": [n for n in named if n in set(matrices)], "adamw": rest}
+        self._all = list(named.values())
+        self._parts: dict[str, Optimizer] = {}
+        if matrices:
+            self._parts["muon"] = Muon([named[n] for n in self.names["muon"]], lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
+        if rest:
+            decayed = [named[n] for n in rest if named[n].ndim > 1]
+            plain = [named[n] for n in rest if named[n].ndim <= 1]
+            self.names["adamw"] = [n for n in rest if named[n].ndim > 1] + [n for n in rest if named[n].ndim <= 1]
+            groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+            self._parts["adamw"] = AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for part in self._parts.values():
+            part.zero_grad(set_to_none=True)
+
+    def clip(self) -> Tensor:
+        """Scale the whole gradient to at most the configured norm; returns the norm before."""
+        return nn.utils.clip_grad_norm_(self._all, self.config.clip)
+
+    def step(self, learning_rate: float) -> None:
+        """One update of every parameter."""
+        for part in self._parts.values():
+            for group in part.param_groups:
+                group["lr"] = learning_rate
+            part.step()
+
+    def _tensors(self) -> dict[str, tuple[Optimizer, nn.Parameter, str]]:
+        found = {}
+        for kind, part in self._parts.items():
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            keys = ("momentum",) if kind == "muon" else ("step", "exp_avg", "exp_avg_sq")
+            for name, parameter in zip(self.names[kind], parameters, strict=True):
+                for key in keys:
+                    found[f"{kind}/{key}/{name}"] = (part, parameter, key)
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state as flat named tensors, for a file without pickle; empty before the first step."""
+        return {label: part.state[p][key] for label, (part, p, key) in self._tensors().items() if key in part.state[p]}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave."""
+        for label, (part, parameter, key) in self._tensors().items():
+            if label in tensors:
+                part.state[parameter][key] = tensors[label].clone()
+
+
+class WeightAverage:
+    """Exponential moving average of all floating parameters (EMA), warmed up as (1 + n) / (10 + n)."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's weights."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        own = list(self.average.values())
+        torch._foreach_lerp_(own, [p.detach() for _, p in module.named_parameters()], 1 - decay)
+
+    def state_of(self, module: nn.Module) -> dict[str, Tensor]:
+        """The module's state dict with averaged parameters."""
+        return {name: self.average.get(name, value) for name, value in module.state_dict().items()}

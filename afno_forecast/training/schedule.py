@@ -1,0 +1,61 @@
+"""Budget, stages of the rollout length, and the learning rate: all functions of the share of the budget spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydantic import Field, model_validator
+
+from ..config import Strict
+
+
+class Budget(Strict):
+    """How long to train: exactly one of the two."""
+
+    train_steps: int | None = Field(default=None, gt=0)
+    """Number of optimiser updates."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Wall-clock minutes of training, validation not counted."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.train_steps is None) == (self.minutes is None):
+            raise ValueError("give exactly one of train_steps and minutes")
+        return self
+
+    def spent(self, train_steps: int, seconds: float) -> float:
+        """Share of the budget, 0 at the start, 1 or more at the end."""
+        if self.train_steps is not None:
+            return train_steps / self.train_steps
+        assert self.minutes is not None
+        return seconds / (60 * self.minutes)
+
+
+class Stage(Strict):
+    """A part of the training with one rollout length."""
+
+    until: float = Field(gt=0, le=1)
+    """Share of the budget at which the stage ends."""
+    rollout: int = Field(ge=1, le=64)
+    """Model steps in the loss; gradients flow through all of them."""
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Raise ValueError unless the stages follow each other and reach the whole budget."""
+    ends = [s.until for s in stages]
+    if not ends or ends != sorted(set(ends)) or ends[-1] != 1:
+        raise ValueError(f"stages must end at rising shares of the budget, the last at 1; got {ends}")
+
+
+def stage_at(stages: Sequence[Stage], spent: float) -> int:
+    """Index of the stage at a share of the budget."""
+    return next((i for i, s in enumerate(stages) if spent < s.until), len(stages) - 1)
+
+
+def learning_rate_factor(spent: float, warmup: float) -> float:
+    """Linear rise from zero over `warmup`, then a half cosine to zero at 1."""
+    if spent < warmup:
+        return spent / warmup
+    progress = min(1.0, (spent - warmup) / (1 - warmup))
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,97 @@
+"""Validation by short rollouts over the whole validation period, with the one scorer."""
+
+# B batch, T history, C channel, H latitude row, W longitude column
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..config import Strict
+from ..data.samples import find_windows
+from ..data.store import Store
+from ..errors import ConfigError
+from ..forecast.rollout import rollout
+from ..forecaster import Forecaster
+from ..times import parse_duration
+from ..verify.scores import Scorer
+
+_DAY = 86400
+
+
+class ValidationConfig(Strict):
+    """How a model is chosen: rollouts from init times spread evenly over the validation period."""
+
+    count: int = Field(ge=1)
+    """Validations over the whole budget; the last one is at its end."""
+    inits: int = Field(ge=1)
+    """Init times of each validation."""
+    lead_time: str
+    """Length of each rollout, for example 5d."""
+    batch_size: int = Field(default=8, ge=1)
+    """Init times stepped together."""
+
+
+class Validator:
+    """Scores a forecaster against the analyses of the validation period and against persistence.
+
+    The score of a model is the mean over channels and scored leads of RMSE divided by the RMSE of persistence (exact cell areas):
+    below 1 is better than persistence. Leads are the whole days, or every step when the lead time is under a day.
+    """
+
+    def __init__(self, store: Store, forecaster: Forecaster, config: ValidationConfig, *, start: int, end: int) -> None:
+        self.config = config
+        self._store = store
+        self._channels = forecaster.channels
+        self._index_C = np.asarray([store.channels.index(c.name) for c in forecaster.channels])
+        step, lead = forecaster.time_step, parse_duration(config.lead_time)
+        if lead % step:
+            raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {step // 3600} h")
+        self._num_steps = lead // step
+        self._history = forecaster.history
+        windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
+        chosen = np.unique(np.linspace(0, len(windows.index) - 1, min(config.inits, len(windows.index))).round().astype(int))
+        self._windows = windows.index[chosen]
+        self.init_seconds = store.times.seconds[self._windows[:, self._history - 1]]
+        every = max(1, _DAY // step) if lead >= _DAY else 1
+        self._scored = {k for k in range(1, self._num_steps + 1) if k % every == 0}
+        self._persistence = self._score_persistence(forecaster)
+
+    def _states(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([self._store.read(int(i), self._index_C) for i in rows]))
+
+    def _score_persistence(self, forecaster: Forecaster) -> xr.Dataset:
+        scorer = Scorer(self._channels, forecaster.grid)
+        for step in sorted(self._scored):
+            for window, init in zip(self._windows, self.init_seconds, strict=True):
+                initial, truth = self._states(window[[self._history - 1, self._history - 1 + step]])
+                scorer.update(np.asarray([init]), step * forecaster.time_step, initial[None], truth[None], None)
+        return scorer.finalize()
+
+    @torch.no_grad()
+    def __call__(self, forecaster: Forecaster) -> tuple[float, xr.Dataset]:
+        """(mean RMSE over persistence RMSE, the scores with metric `rmse_over_persistence` for each channel and lead).
+
+        Raises DivergenceError when a rollout is not finite.
+        """
+        scorer = Scorer(self._channels, forecaster.grid)
+        device = forecaster.area_weights_HW.device
+        forecaster.eval()
+        for first in range(0, len(self._windows), self.config.batch_size):
+            windows = self._windows[first:first + self.config.batch_size]
+            inits = self.init_seconds[first:first + self.config.batch_size]
+            history_BTCHW = torch.stack([self._states(w[:self._history]) for w in windows]).to(device)
+            for state in rollout(forecaster, history_BTCHW, inits, self._num_steps):
+                if state.step in self._scored:
+                    truth_BCHW = self._states(windows[:, self._history - 1 + state.step])
+                    scorer.update(inits, state.lead_seconds, state.fields_BCHW.cpu(), truth_BCHW, None)
+        return self._relative(scorer.finalize())
+
+    def _relative(self, scores: xr.Dataset) -> tuple[float, xr.Dataset]:
+        ratio = scores.sel(metric="rmse", region="global") / self._persistence.sel(metric="rmse", region="global")
+        by_channel = {c.short: ratio[c.variable] if c.level is None else ratio[c.variable].sel(level=c.level) for c in self._channels}
+        table = xr.Dataset({name: item.drop_vars(["level", "metric", "region"], errors="ignore") for name, item in by_channel.items()})
+        return float(np.mean([item.mean() for item in table.data_vars.values()])), table

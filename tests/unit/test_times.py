@@ -1,0 +1,69 @@
+"""Instants and durations in any calendar."""
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+
+from afno_forecast.errors import ConfigError, DataError
+from afno_forecast.times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("6h", 21600), ("10d", 864000), ("90min", 5400), ("1d12h", 129600), ("45s", 45), ("1.5h", 5400)])
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "6", "h", "6 hours", "-6h", "0h", "6h6", "1e3s", "0.5s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("calendar", ["proleptic_gregorian", "standard", "julian", "noleap", "all_leap", "360_day"])
+@pytest.mark.parametrize("text", ["2000-03-01T06", "1600-01-01T00", "2101-12-30T23:30"])
+def test_instants_round_trip_in_every_calendar(calendar: str, text: str) -> None:
+    assert format_instant(parse_instant(text, calendar), calendar) == text
+
+
+def test_dates_that_a_calendar_lacks_are_refused() -> None:
+    assert parse_instant("2001-02-30", "360_day") - parse_instant("2001-02-29", "360_day") == 86400
+    with pytest.raises(ConfigError):
+        parse_instant("2001-02-29", "noleap")
+    with pytest.raises(ConfigError):
+        parse_instant("tomorrow")
+
+
+@pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "proleptic_gregorian"])
+def test_axis_round_trips_through_xarray(calendar: str) -> None:
+    start = parse_instant("1670-02-27T18", calendar)
+    axis = TimeAxis(start + 21600 * np.arange(13), calendar)
+    again = TimeAxis.from_xarray(xr.DataArray(axis.values(), dims="time", name="time"))
+    assert np.array_equal(again.seconds, axis.seconds) and again.calendar == calendar
+
+
+def test_day_of_year_and_year_fraction_follow_the_calendar() -> None:
+    for calendar, last_day in (("noleap", 365), ("360_day", 360), ("proleptic_gregorian", 366)):
+        end = parse_instant("2000-12-30T12" if calendar == "360_day" else "2000-12-31T12", calendar)
+        axis = TimeAxis(np.asarray([parse_instant("2000-01-01", calendar), end]), calendar)
+        assert axis.day_of_year().tolist() == [1, last_day]
+        assert axis.year_fraction() == pytest.approx([0, 1 - 0.5 / last_day])
+
+
+def test_old_standard_dates_keep_their_calendar() -> None:
+    dates = [cftime.datetime(1500, 3, 1, calendar="standard"), cftime.datetime(1500, 3, 2, calendar="standard")]
+    assert TimeAxis.from_xarray(xr.DataArray(dates, dims="time", name="time")).calendar == "standard"
+
+
+def test_what_is_no_time_is_refused() -> None:
+    with pytest.raises(DataError, match="not real datetimes"):
+        TimeAxis.from_xarray(xr.DataArray([0, 6, 12], dims="time", name="time"))
+    with pytest.raises(DataError, match="NaT"):
+        TimeAxis.from_xarray(xr.DataArray(np.asarray(["2000-01-01", "NaT"], "datetime64[ns]"), dims="time", name="time"))
+
+
+def test_step_and_gaps() -> None:
+    seconds = np.asarray([0, 6, 12, 24, 30, 48]) * 3600
+    assert common_step(seconds) == 6 * 3600
+    assert (missing_instants(seconds, 6 * 3600) / 3600).tolist() == [18, 36, 42]
