@@ -64,7 +64,7 @@ def _expand(text: str) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(text):
-        matched = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+        matched = sorted(Path(p) for p in glob.iglob(str(path), recursive=True))
         if matched:
             return matched
         raise DataError(f"no file matches '{text}'", fix="check the pattern, and quote it so that the shell leaves it alone")
@@ -138,7 +138,8 @@ def _open_xarray(path: Path, engine: str) -> xr.Dataset:
                     raise
                 return xr.open_dataset(path, **options, decode_times=False)
         except _READ_ERRORS as error:
-            raise DataError(f"cannot be opened; it is truncated or damaged ({_first_line(error)})", where=str(path), fix="fetch or write the file again") from error
+            raise DataError(f"cannot be opened; it is truncated or damaged ({_first_line(error)})", where=str(path),
+                            fix="fetch or write the file again") from error
 
 
 def _open_grib(path: Path) -> list[xr.Dataset]:
@@ -168,7 +169,8 @@ def _in_blocks(ds: xr.Dataset, token: str) -> xr.Dataset:
         if variable.ndim < 3:
             continue
         own = variable.encoding.get("preferred_chunks", {})
-        leading = next((str(d) for d in variable.dims if d in ds.coords and (ds[d].dtype.kind == "M" or ds[d].dtype == object)), str(variable.dims[0]))
+        timelike = [str(d) for d in variable.dims if d in ds.coords and ds[d].dtype.kind in "MO"]
+        leading = timelike[0] if timelike else str(variable.dims[0])
         one = variable.nbytes / max(variable.sizes[leading], 1)
         unit = min(int(own.get(leading, 1)), variable.sizes[leading]) or 1
         length = max(unit, int(_CHUNK_BYTES / max(one, 1)) // unit * unit)
@@ -301,4 +303,5 @@ def check_zarr(path: Path) -> None:
         if isinstance(attributes, dict) and STORE_MARK in attributes:
             raise DataError("this is a training store, not a source", where=str(path), fix="give it to train, rollout or evaluate as it is")
         if re.search(r'"(id|name)": "(numcodecs\.)?pickle"', json.dumps(document)):
-            raise CheckpointError("the store holds pickled objects, which are never opened", where=str(path), fix="write it again without object arrays")
+            raise CheckpointError("the store holds pickled objects, which are never opened", where=str(path),
+                                  fix="write it again without object arrays")

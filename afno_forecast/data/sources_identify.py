@@ -103,7 +103,8 @@ def identify(file_name: str, attrs: Mapping[str, Any], *, on_pressure: bool, hei
         remark = remark or f"'{file_name}' has a pressure level beside its name"
     base = known or next((v for v in VARIABLES if v.on_levels and chosen.endswith(f"m_{v.name}")), None)
     units, factor, offset, unit_remark = _units(file_name, attrs, base, chosen)
-    return Identity(chosen, level if known is None or known.on_levels else None, units, factor, offset, "; ".join(r for r in (remark, unit_remark) if r))
+    level = level if known is None or known.on_levels else None
+    return Identity(chosen, level, units, factor, offset, "; ".join(r for r in (remark, unit_remark) if r))
 
 
 def _why_not(standard_name: str, on_pressure: bool) -> str:
@@ -146,8 +147,9 @@ def _choose(file_name: str, standard_name: str, named: Variable | None, attrs: M
     if named in matching and named is not None:
         if named.on_levels and height is not None and not on_pressure:
             return _at_height(named, height), ""
-        if not on_pressure or named.on_levels or levelled is None:
-            return _surface(named, attrs, on_pressure, varies), ""
+        if on_pressure and not named.on_levels and levelled is not None:
+            return file_name, ""
+        return _surface(named, attrs, on_pressure, varies), ""
     if on_pressure and levelled is not None:
         return levelled.name, _unlike(file_name, named, levelled)
     if height is not None and levelled is not None:

@@ -1,0 +1,195 @@
+"""netCDF, GRIB, HDF5 and zarr to one labelled, canonical dataset. Nothing is dropped, sorted or converted without a note."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.errors import DataError
+from afno_forecast.grid import LatLonGrid, Orientation
+from afno_forecast.times import TimeAxis
+from afno_forecast.vocabulary import BY_NAME, split_name
+
+from .sources_combine import Field, align, combine, one_calendar, same_mesh
+from .sources_decode import Finding, Part, decode
+from .sources_files import expand_paths, open_file
+from .sources_notes import Ledger, Note
+
+__all__ = ["Finding", "Note", "Source", "build_source", "open_source", "scan"]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A gridded dataset in canonical form, read lazily.
+
+    Args:
+        dataset: long names; float32 dask arrays with dims (time, [level], latitude, longitude), constant fields without time;
+            `level` int hPa ascending, the union of all variables' levels (NaN where a variable lacks one; `channels` says which
+            exist); latitude ascending, longitude canonical; `units` in each variable's attributes.
+        orientation: the order of the first file, to give results back in it.
+        times: instants of `dataset.time`; none when nothing changes with time.
+        channels: every time-varying (variable, level), role prognostic.
+        static: every constant one, role static.
+        notes: remarks and refusals.
+        paths: the files.
+        attrs: global attributes of the first file.
+        findings: what became of each variable of each file.
+    """
+
+    dataset: xr.Dataset
+    orientation: Orientation
+    times: TimeAxis
+    channels: ChannelSet
+    static: ChannelSet
+    notes: tuple[Note, ...]
+    paths: tuple[str, ...]
+    attrs: dict[str, Any]
+    findings: tuple[Finding, ...] = ()
+
+
+def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, report_only: bool = False) -> Source:
+    """Open files, globs, a folder or a zarr store as one dataset.
+
+    Args:
+        paths: netCDF, HDF5, GRIB or zarr, local.
+        channels: time-varying channels wanted, by any name, in the order wanted (constants are always kept); None for all.
+        report_only: remember what would be refused as notes and go on with the rest, where there is a rest.
+
+    Raises:
+        ConfigError: a path that is not local.
+        DataError: a file that is missing, damaged or contradicts another; a wanted channel that is missing or refused; nothing usable.
+        ResourceError: GRIB without cfgrib.
+    """
+    ledger = Ledger(report_only)
+    files = expand_paths(paths)
+    return build_source(scan(files, ledger), ledger, channels)
+
+
+def scan(files: Sequence[Path], ledger: Ledger) -> list[Part]:
+    """Each file decoded on its own. Raises as `open_source` does, or remembers with a ledger that only reports."""
+    parts = []
+    for path in files:
+        try:
+            datasets = open_file(path)
+        except DataError as error:
+            ledger.fail(error)
+            continue
+        parts += [decode(ds, str(path), ledger) for ds in datasets]
+    return parts
+
+
+def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] | None = None) -> Source:
+    """One source from decoded files. Raises DataError as `open_source` does."""
+    kept, grid = same_mesh(parts, ledger)
+    findings = tuple(f for part in parts for f in part.findings)
+    pieces = [piece for part in kept for piece in part.pieces]
+    if channels is not None:
+        wanted = {split_name(name)[0] for name in channels}
+        pieces = [p for p in pieces if p.variable in wanted or p.times is None or _is_constant(p.variable)]
+    if not pieces:
+        raise _nothing(parts, findings, channels)
+    fields, times = align(combine(one_calendar(pieces, ledger), ledger), ledger)
+    prognostic = ChannelSet(tuple(_channels(f, "prognostic") for f in fields if f.times is not None for f in _by_level(f)))
+    static = ChannelSet(tuple(_channels(f, "static") for f in fields if f.times is None for f in _by_level(f)))
+    if channels is not None:
+        prognostic = _select(channels, prognostic, static, findings)
+        fields = [f for f in fields if f.times is None or f.variable in {c.variable for c in prognostic}]
+    for field in fields:
+        if field.times is None and not _is_constant(field.variable):
+            ledger.note(f"'{field.piece.file_name}' has no time: taken as a constant field", field.piece.path)
+        if field.levels is None and (known := BY_NAME.get(field.variable)) is not None and known.on_levels:
+            ledger.note(f"'{field.piece.file_name}' ({field.variable}) has no pressure level in the file", field.piece.path)
+    orientation = next(p.orientation for p in kept if p.orientation is not None)
+    return Source(_dataset(fields, times, grid), orientation, times, prognostic, static, tuple(ledger.notes),
+                  tuple(dict.fromkeys(p.path for p in parts)), dict(kept[0].attrs), findings)
+
+
+def _is_constant(variable: str) -> bool:
+    known = BY_NAME.get(variable)
+    return known is not None and known.constant
+
+
+def _nothing(parts: Sequence[Part], findings: Sequence[Finding], channels: Sequence[str] | None) -> DataError:
+    refused = [f for f in findings if f.refused]
+    where = ", ".join(dict.fromkeys(p.path for p in parts))
+    if channels is not None and any(not f.refused for f in findings):
+        have = ", ".join(dict.fromkeys(f.variable for f in findings if f.variable))
+        return DataError(f"none of the channels {', '.join(channels)} is here; there are {have}", where=where, fix="use names from this list")
+    if refused:
+        return DataError(f"no variable can be used: {refused[0].refused}", where=where, fix="'afno-forecast data inspect' lists every variable and reason")
+    return DataError("there is no gridded variable here", where=where, fix="'afno-forecast data inspect' shows what is in it")
+
+
+def _by_level(field: Field) -> list[tuple[Field, int | None]]:
+    return [(field, level) for level in field.levels] if field.levels is not None else [(field, None)]
+
+
+def _channels(item: tuple[Field, int | None], role: str) -> Channel:
+    field, level = item
+    return Channel(field.variable, level, field.units, "static" if role == "static" else "prognostic")
+
+
+def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, findings: Sequence[Finding]) -> ChannelSet:
+    """The wanted channels in order; a constant one is allowed, and stays among the constants."""
+    chosen, missing, reasons = [], [], []
+    for name in names:
+        variable, level = split_name(name)
+        full = variable if level is None else f"{variable}@{level}"
+        if full in prognostic.names:
+            chosen.append(prognostic.channels[prognostic.names.index(full)])
+        elif full not in static.names:
+            missing.append(name)
+            reasons += [f.refused for f in findings if f.refused and (f.file_name == name or split_name(f.file_name)[0] == variable)][:1]
+    if missing:
+        have = ", ".join((*prognostic.shorts, *static.shorts)) or "none"
+        near = get_close_matches(missing[0], [*prognostic.names, *prognostic.shorts, *static.shorts], 1, 0.6)
+        reason = f" ({reasons[0]})" if reasons else ""
+        raise DataError(f"no channel {', '.join(missing)}{reason}; there are {have}", where=", ".join(dict.fromkeys(f.path for f in findings)),
+                        fix=f"did you mean '{near[0]}'?" if near else "use names from this list")
+    return ChannelSet(tuple(chosen))
+
+
+def _dataset(fields: Sequence[Field], times: TimeAxis, grid: LatLonGrid) -> xr.Dataset:
+    levels = sorted({level for f in fields for level in f.levels or ()})
+    coords: dict[str, Any] = {
+        "latitude": ("latitude", grid.latitude, {"units": "degrees_north", "standard_name": "latitude"}),
+        "longitude": ("longitude", grid.longitude, {"units": "degrees_east", "standard_name": "longitude"})}
+    if levels:
+        coords["level"] = ("level", np.asarray(levels, np.int64), {"units": "hPa", "standard_name": "air_pressure", "positive": "down"})
+    if len(times):
+        coords["time"] = ("time", times.values(), {"standard_name": "time"})
+    variables = {}
+    for field in fields:
+        dims = (*(("time",) if field.times is not None else ()), *(("level",) if field.levels is not None else ()), "latitude", "longitude")
+        known = BY_NAME.get(field.variable)
+        attrs = {"units": field.units, "long_name": str(field.piece.attrs.get("long_name", field.variable.replace("_", " ")))}
+        standard_name = known.standard_name if known else str(field.piece.attrs.get("standard_name", ""))
+        if standard_name and standard_name != "unknown":
+            attrs["standard_name"] = standard_name
+        variables[field.variable] = (dims, _on_levels(field, levels), attrs)
+    return xr.Dataset(variables, coords)
+
+
+def _on_levels(field: Field, levels: Sequence[int]) -> da.Array:
+    """The field on the union of levels, NaN on those it lacks."""
+    if field.levels is None or list(field.levels) == list(levels):
+        return field.data
+    axis = field.data.ndim - 3
+    layers = []
+    for level in levels:
+        if level in field.levels:
+            index = field.levels.index(level)
+            layers.append(field.data[:, index : index + 1] if axis else field.data[index : index + 1])
+        else:
+            shape = (*field.data.shape[:axis], 1, *field.data.shape[axis + 1 :])
+            chunks = (*field.data.chunks[:axis], (1,), *field.data.chunks[axis + 1 :])
+            layers.append(da.full(shape, np.nan, dtype=np.float32, chunks=chunks))
+    return da.concatenate(layers, axis=axis)
