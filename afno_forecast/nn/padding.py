@@ -38,7 +38,7 @@ def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, i
     _check(x_BCHW, edges, boundary)
     if not any(edges):
         return x_BCHW
-    padded: Tensor = _Pad.apply(x_BCHW, edges, boundary)
+    padded: Tensor = _Pad.apply(x_BCHW, edges, boundary)  # type: ignore[no-untyped-call]
     return padded
 
 

@@ -193,7 +193,8 @@ def _inverse_fft(z_B2KC: Tensor, modes: Modes) -> Tensor:
         gap = spectrum.new_zeros(batch, modes.period - num_rows, num_columns, channels)
         spectrum = torch.cat([spectrum[:, :positive], gap, spectrum[:, positive:]], 1)
     zonal = torch.fft.ifft(spectrum, dim=1, norm="forward")[:, : modes.rows]
-    return torch.fft.irfft(_real_where_it_must_be(zonal, modes), n=modes.columns, dim=2, norm="forward")
+    field: Tensor = torch.fft.irfft(_real_where_it_must_be(zonal, modes), n=modes.columns, dim=2, norm="forward")
+    return field
 
 
 def _real_where_it_must_be(zonal: Tensor, modes: Modes) -> Tensor:

@@ -1,0 +1,96 @@
+"""The parts that networks are stacked from. Inside a network channels come last.
+
+Axes: B batch, H row, W column, C channel.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .mixers import MIXERS, MixerName, MixerOptions
+from .padding import Boundary, pad
+
+
+class BoundaryConv(nn.Module):
+    """3 x 3 convolution that sees over the edges by the rule of the boundary.
+
+    Args:
+        in_channels: channels before.
+        out_channels: channels after.
+        boundary: see `padding.pad`.
+        zero: start from zero weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, boundary: Boundary, *, zero: bool = False) -> None:
+        super().__init__()
+        self.boundary = boundary
+        self.conv = nn.Conv2d(in_channels, out_channels, 3)
+        if zero:
+            for parameter in self.conv.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Convolved field, (B, H, W, C')."""
+        convolved: Tensor = self.conv(pad(x_BHWC.permute(0, 3, 1, 2), 1, 1, self.boundary))
+        return convolved.permute(0, 2, 3, 1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(gelu(conv(norm(x)))); the second convolution starts from zero, so that the block starts as the identity."""
+
+    def __init__(self, dim: int, boundary: Boundary) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.first = BoundaryConv(dim, dim, boundary)
+        self.second = BoundaryConv(dim, dim, boundary, zero=True)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Refined field, the same shape."""
+        refined: Tensor = x_BHWC + self.second(nn.functional.gelu(self.first(self.norm(x_BHWC))))
+        return refined
+
+
+class MLP(nn.Module):
+    """Two linear layers on each token with GELU between."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        hidden = max(1, round(dim * ratio))
+        self.first = nn.Linear(dim, hidden)
+        self.second = nn.Linear(hidden, dim)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Mixed channels, the same shape."""
+        mixed: Tensor = self.second(nn.functional.gelu(self.first(x_BHWC)))
+        return mixed
+
+
+class MixerBlock(nn.Module):
+    """Mix tokens, then mix channels, each with a norm before and a skip around.
+
+    x + mixer(u) + u with u = norm(x), where `local` adds a 3 x 3 convolution of u beside the mixer; then x + mlp(norm(x)).
+
+    Args:
+        options: the mixer's options; `options.dim` is the number of channels.
+        mixer: name of the token mixer.
+        mlp_ratio: hidden channels of the MLP as a multiple of its channels.
+        boundary: see `padding.pad`.
+        local: add the convolution.
+    """
+
+    def __init__(self, options: MixerOptions, mixer: MixerName, mlp_ratio: float, boundary: Boundary, *, local: bool) -> None:
+        super().__init__()
+        self.mixer_norm = nn.LayerNorm(options.dim)
+        self.mixer = MIXERS[mixer](options)
+        self.local = BoundaryConv(options.dim, options.dim, boundary) if local else None
+        self.mlp_norm = nn.LayerNorm(options.dim)
+        self.mlp = MLP(options.dim, mlp_ratio)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Mixed tokens, the same shape."""
+        normed = self.mixer_norm(x_BHWC)
+        x_BHWC = x_BHWC + normed + self.mixer(normed)
+        if self.local is not None:
+            x_BHWC = x_BHWC + self.local(normed)
+        mixed: Tensor = x_BHWC + self.mlp(self.mlp_norm(x_BHWC))
+        return mixed
