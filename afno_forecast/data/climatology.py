@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from afno_forecast.channels import ChannelSet
-from afno_forecast.errors import DataError
-from afno_forecast.times import TimeAxis, canonical_calendar
-
+from ..channels import ChannelSet
+from ..errors import DataError
+from ..times import TimeAxis, canonical_calendar
 from .reader import BadChunk, ChunkedArray
 
 Float = NDArray[np.float64]

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from afno_forecast.channels import ChannelSet
-
+from ..channels import ChannelSet
 from .samples import Windows, find_windows
 from .store import Store
 

@@ -19,7 +19,7 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from afno_forecast.errors import DataError
+from ..errors import DataError
 
 blosc.use_threads = False  # threads of its own neither pay nor survive a fork
 _ABSENT = np.uint64(2**64 - 1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from afno_forecast.errors import DataError
-from afno_forecast.times import TimeAxis, format_duration, format_instant
+from ..errors import DataError
+from ..times import TimeAxis, format_duration, format_instant
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def find_windows(times: TimeAxis, *, time_step: int, history: int, num_steps: in
     reason = _reason(seconds[broken], times.calendar, time_step)
     if not complete.any():
         raise DataError(f"no {length} states follow each other every {format_duration(time_step)} in {_period_text(times, start, end)} "
-                        f"({len(seconds)} times; {reason})", where=_record(times), fix="choose a longer period, a shorter history or another time step")
+                        f"({len(seconds)} times; {reason})", where=_record(times), fix="choose a longer period, fewer states or another time step")
     return Windows(inside[found[complete]].astype(np.int64), int(broken.sum()), reason)
 
 

@@ -11,11 +11,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from afno_forecast.channels import ChannelSet
-from afno_forecast.errors import DataError
-from afno_forecast.grid import Grid, grid_from_dict
-from afno_forecast.times import TimeAxis, format_instant
-
+from ..channels import ChannelSet
+from ..errors import DataError
+from ..grid import Grid, grid_from_dict
+from ..times import TimeAxis, format_instant
 from .climatology import Climatology
 from .reader import BadChunk, ChunkedArray, read_metadata
 from .statistics import Statistics

@@ -1,0 +1,403 @@
+"""Build a training store: one pass over the source in blocks of one shard, one pass over the store for the climatology.
+
+Whatever is finished is marked on disk; a build killed at any moment goes on with the same call and ends with the same bytes.
+"""
+
+# T time, C channel, S static channel, H latitude row, W longitude column
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..channels import ChannelSet
+from ..config import Strict
+from ..errors import ConfigError, DataError, ResourceError
+from ..grid import LatLonGrid
+from ..times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
+from . import layout as disk
+from .blocks import BlockReader, match_fill
+from .climatology import NUM_DAYS, smooth_days, year_length
+from .layout import CHUNK_BYTES, SHARD_BYTES, Layout
+from .provenance import describe_source, provenance, simulated_text
+from .reader import BadChunk, ChunkedArray
+from .sources import Source, open_source
+from .statistics import Moments, PartialStatistics, Statistics
+from .store import FORMAT_VERSION, MARK, Store, is_store
+
+Progress = Callable[[int, int, str], None]
+_MAX_LISTED = 10_000
+
+
+class StatisticsPeriod(Strict):
+    """The period that statistics and climatology describe: the training period."""
+
+    start: str
+    """First instant, ISO date."""
+    end: str
+    """Last instant, ISO date, inclusive."""
+
+
+class BuildRecipe(Strict):
+    """One training store."""
+
+    sources: tuple[str, ...]
+    """Files or folders, read together as one record."""
+    channels: tuple[str, ...] | None = None
+    """Channels, by any name (`z500`, `t2m`); all that vary in time when left out."""
+    static: tuple[str, ...] | None = None
+    """Static fields; all constant ones when left out."""
+    statistics: StatisticsPeriod | None = None
+    """Training period; the whole record when left out."""
+    time_step: str | None = None
+    """Time step of the model, such as `6h`; the record's most common step when left out."""
+    climatology: bool = True
+    """Whether the store carries a climatology."""
+    round_bits: int | None = None
+    """Mantissa bits to keep, 1 to 23; all when left out."""
+    fill: dict[str, float] = {}
+    """Value for missing cells by variable, in its canonical units."""
+
+
+def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = None) -> Store:
+    """Build the store a recipe describes; see `build_store`."""
+    check_target(out)
+    source = open_source(recipe.sources)
+    period = None
+    if recipe.statistics is not None:
+        calendar = source.times.calendar
+        period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
+    step = None if recipe.time_step is None else parse_duration(recipe.time_step)
+    return build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
+                       climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
+
+
+def check_target(out: Path) -> None:
+    """Say before any data are read that a store cannot be written there. Raises ResourceError."""
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise ResourceError(f"the folder '{parent}' does not exist", where=str(out), fix=f"mkdir -p '{parent}'")
+    if out.exists() and not is_store(out):
+        raise ResourceError("the output exists and is not a training store", where=str(out), fix="choose another name, or move it away")
+    if not is_store(out) and not _work_folder(out).is_dir():
+        try:
+            _work_folder(out).mkdir()
+            _work_folder(out).rmdir()
+        except OSError as error:
+            raise ResourceError(f"cannot write into '{parent}' ({error.strerror})", where=str(out), fix="choose a folder that can be written") from error
+
+
+def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = None, static: Sequence[str] | None = None,
+                statistics_period: tuple[int, int] | None = None, time_step: int | None = None, climatology: bool = True,
+                round_bits: int | None = None, fill: Mapping[str, float] | None = None, progress: Progress | None = None,
+                shard_bytes: int = SHARD_BYTES, chunk_bytes: int = CHUNK_BYTES) -> Store:
+    """Build a training store, or finish one that was interrupted.
+
+    Args:
+        source: the record, canonical names, units and order.
+        out: the store's folder; appears only when everything is written.
+        channels: channels to keep, in this order; None for all that vary in time.
+        static: static fields to keep; None for all constant ones.
+        statistics_period: first and last instant of statistics and climatology, seconds, inclusive; None for the whole record.
+        time_step: seconds of a model step; None for the record's most common step.
+        climatology: whether to add a climatology.
+        round_bits: mantissa bits to keep (1 to 23), rounding to nearest; None for all.
+        fill: value for missing cells by variable.
+        progress: called with blocks done, blocks in all, and what is being done.
+        shard_bytes: decoded bytes of a shard.
+        chunk_bytes: decoded bytes of a chunk.
+
+    Raises:
+        ConfigError: the output is finished, or half finished, by another recipe; a period or fill that does not fit.
+        DataError: a channel is missing, missing values without a fill, a file that cannot be read.
+        ResourceError: the output cannot be written, or the disk is too small.
+    """
+    check_target(out)
+    plan = make_plan(source, channels=channels, static=static, statistics_period=statistics_period, time_step=time_step, climatology=climatology,
+                     round_bits=round_bits, fill=fill, layout_bytes=(shard_bytes, chunk_bytes))
+    if is_store(out):
+        store = Store.open(out)
+        if store.attrs.get("recipe") != plan.recipe:
+            raise ConfigError(f"the store exists, built from another recipe ({_difference(store.attrs.get('recipe'), plan.recipe)})", where=str(out),
+                              fix="choose another name, or delete the store")
+        shutil.rmtree(_work_folder(out), ignore_errors=True)
+        return store
+    try:
+        with _workspace(out, plan) as work:
+            _Builder(source, plan, work, progress).run()
+            (work / "store").replace(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(f"the disk is full; the store needs up to {plan.need_bytes / 1e6:.0f} MB", where=str(out.absolute().parent),
+                            fix="free space and run the same command again; it continues") from error
+    shutil.rmtree(_work_folder(out))
+    return Store.open(out)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a build decides before it reads data. `recipe` holds what determines the bytes, as plain values."""
+
+    channels: ChannelSet
+    static: ChannelSet
+    times: TimeAxis
+    grid: LatLonGrid
+    period: tuple[int, int]
+    time_step: int
+    hours: NDArray[np.int64]
+    round_bits: int | None
+    fill: Mapping[str, float]
+    layout: Layout
+    recipe: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def need_bytes(self) -> int:
+        """Bytes the finished store takes at most."""
+        return self.layout.total_bytes(len(self.hours))
+
+
+def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequence[str] | None, statistics_period: tuple[int, int] | None,
+              time_step: int | None, climatology: bool, round_bits: int | None, fill: Mapping[str, float] | None,
+              layout_bytes: tuple[int, int]) -> Plan:
+    """Resolve a recipe against a source, without reading fields. Raises ConfigError and DataError."""
+    times = source.times
+    chosen = source.channels if channels is None else source.channels.select(channels)
+    fixed = source.static if static is None else source.static.select(static)
+    if not len(times) or not len(chosen):
+        raise DataError("nothing to build: no time, or no channel that varies in time", fix="give other files or channels")
+    if round_bits is not None and not 1 <= round_bits <= 23:
+        raise ConfigError(f"round_bits {round_bits} is not between 1 and 23", fix="leave it out to keep every bit")
+    if time_step is None and len(times) < 2:
+        raise DataError("a single time has no time step", fix="give time_step, such as 6h")
+    step = common_step(times.seconds) if time_step is None else time_step
+    period = statistics_period or (int(times.seconds[0]), int(times.seconds[-1]))
+    inside = times.at((times.seconds >= period[0]) & (times.seconds <= period[1]))
+    if not len(inside):
+        raise ConfigError(f"the statistics period {_period_text(period, times.calendar)} holds no time of the record", fix="choose a period inside it")
+    filled = match_fill(fill or {}, chosen, fixed)
+    notes = list(dict.fromkeys(note.message for note in source.notes))
+    if statistics_period is None:
+        notes.append("statistics and climatology describe the whole record: train on a part of it only after building with that period")
+    shape = (int(source.dataset.sizes["latitude"]), int(source.dataset.sizes["longitude"]))
+    grid = LatLonGrid(source.dataset["latitude"].values, source.dataset["longitude"].values)
+    layout = Layout(len(times), len(chosen), shape, *layout_bytes)
+    recipe = {"sources": [describe_source(Path(p)) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
+              "statistics_period": list(period), "time_step_seconds": step, "climatology": climatology, "round_bits": round_bits,
+              "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
+    return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
+                recipe, tuple(notes))
+
+
+def _hours(times: TimeAxis) -> NDArray[np.int64]:
+    seconds = np.unique(times.second_of_day())
+    if (seconds % 3600).any():
+        raise ConfigError("a climatology needs times on the hour; the record has others", fix="build with `climatology: false`")
+    return seconds // 3600
+
+
+def _period_text(period: tuple[int, int], calendar: str) -> str:
+    return " to ".join(format_instant(s, calendar) for s in period)
+
+
+def _difference(old: Any, new: dict[str, Any]) -> str:
+    old = old if isinstance(old, dict) else {}
+    return "other " + ", ".join(key for key in new if old.get(key) != new[key])
+
+
+def _work_folder(out: Path) -> Path:
+    return out.absolute().with_name(out.name + ".partial")
+
+
+@contextmanager
+def _workspace(out: Path, plan: Plan) -> Iterator[Path]:
+    """The folder beside the output where the build happens: locked, of this recipe, with room for the rest."""
+    work = _work_folder(out)
+    work.mkdir(exist_ok=True)
+    with (work / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError("another process is building this store", where=str(work), fix="wait for it") from error
+        mark = work / "recipe.json"
+        recipe = {"version": __version__, **plan.recipe}
+        if mark.exists():
+            old = json.loads(mark.read_text(encoding="utf-8"))
+            if old != recipe:
+                raise ConfigError(f"an unfinished build of another recipe is in the way ({_difference(old, recipe)})", where=str(work),
+                                  fix=f"rm -r '{work}'")
+        _check_room(work, plan)
+        if not mark.exists():
+            shutil.rmtree(work / "store", ignore_errors=True)
+            (work / "store").mkdir()
+            disk.create_states(work / "store", plan.layout)
+            if len(plan.hours):
+                disk.create_climatology(work / "store", plan.layout, len(plan.hours))
+            disk.write_text(mark, json.dumps(recipe, indent=1))
+        for leftover in (work / "store").rglob("*.partial"):
+            leftover.unlink()
+        yield work
+
+
+def _check_room(work: Path, plan: Plan) -> None:
+    done = sum(p.stat().st_size for p in work.rglob("*") if p.is_file())
+    free = shutil.disk_usage(work).free
+    if plan.need_bytes - done > free:
+        raise ResourceError(f"the store needs up to {(plan.need_bytes - done) / 1e6:.0f} MB, {free / 1e6:.0f} MB are free", where=str(work.parent),
+                            fix="free space, choose another disk, fewer channels, or `climatology: false`")
+
+
+class _Builder:
+    """One build in its working folder."""
+
+    def __init__(self, source: Source, plan: Plan, work: Path, progress: Progress | None) -> None:
+        self._plan = plan
+        self._work = work
+        self._root = work / "store"
+        self._blocks = BlockReader(source, plan.channels, plan.static, fill=plan.fill, round_bits=plan.round_bits)
+        self._source_attrs = source.attrs
+        self._progress = progress or (lambda done, total, what: None)
+        self._states = ChunkedArray(self._root / "state")
+        self._total = plan.layout.num_shards + len(plan.hours) * plan.layout.num_groups
+
+    def run(self) -> None:
+        """Everything, in order; finished parts are passed over."""
+        plan = self._plan
+        statistics = self._pass_over_source().finalize(plan.period)
+        disk.write_coordinates(self._root, plan.times, plan.grid, plan.channels, plan.static)
+        disk.write_statistics(self._root, statistics)
+        if len(plan.static):
+            disk.write_small(self._root, "static", self._blocks.read_static(), ("static_channel", "latitude", "longitude"))
+        if len(plan.hours):
+            disk.write_small(self._root, "dayofyear", np.arange(1, NUM_DAYS + 1), ("dayofyear",), {"long_name": "day of year"})
+            disk.write_small(self._root, "hour", plan.hours, ("hour",), {"long_name": "hour of the day, UTC"})
+            self._pass_over_store()
+        disk.write_group(self._root, self._attributes(statistics))
+
+    def _pass_over_source(self) -> PartialStatistics:
+        plan, layout = self._plan, self._plan.layout
+        merged = PartialStatistics.empty(layout.num_channels)
+        array = disk.open_array(self._root, "state")
+        for number in range(layout.num_shards):
+            self._progress(number, self._total, "reading the source")
+            saved = self._work / f"block-{number:06d}.npz"
+            shard = self._root / "state" / "c" / str(number) / "0" / "0" / "0"
+            if not (saved.exists() and shard.exists()):
+                saved.unlink(missing_ok=True)
+                shard.unlink(missing_ok=True)
+                block = self._blocks.read(layout.block(number))
+                array[layout.block(number)] = block
+                disk.flush([shard])
+                self._partial(block, layout.block(number).start).save(saved)
+            merged = merged.merge(PartialStatistics.load(saved))
+        self._progress(layout.num_shards, self._total, "reading the source")
+        return merged
+
+    def _partial(self, block: NDArray[np.float32], first: int) -> PartialStatistics:
+        """What a block adds: its states inside the period, and the differences over one time step that end in it."""
+        plan = self._plan
+        areas = plan.grid.area_weights()
+        seconds = plan.times.seconds
+        mine = np.arange(first, first + len(block))
+        inside = (seconds[mine] >= plan.period[0]) & (seconds[mine] <= plan.period[1])
+        earlier = np.minimum(np.searchsorted(seconds, seconds[mine] - plan.time_step), len(seconds) - 1)
+        paired = inside & (seconds[earlier] == seconds[mine] - plan.time_step) & (seconds[earlier] >= plan.period[0])
+        state = Moments.of(block if inside.all() else block[inside], areas)
+        difference = np.empty((int(paired.sum()), *block.shape[1:]), np.float32)
+        for row, (now, before) in enumerate(zip(mine[paired], earlier[paired], strict=True)):
+            past = block[before - first] if before >= first else self._stored(int(before))
+            np.subtract(block[now - first], past, out=difference[row])
+        return PartialStatistics(state, Moments.of(difference, areas))
+
+    def _stored(self, time: int) -> NDArray[np.float32]:
+        """A state of an earlier, finished shard; (C, H, W)."""
+        groups = [self._chunk(time, g) for g in range(self._plan.layout.num_groups)]
+        return groups[0] if len(groups) == 1 else np.concatenate(groups)
+
+    def _chunk(self, time: int, group: int) -> NDArray[np.float32]:
+        channels = self._plan.layout.group(group)
+        try:
+            chunk: NDArray[np.float32] = self._states.read_chunk((time, group, 0, 0))[0, :channels.stop - channels.start]
+        except BadChunk as bad:
+            raise DataError(f"a chunk written before {bad.reason}: {self._plan.times.format(time)}", where=str(bad.file),
+                            fix=f"rm -r '{self._work}' and build again") from bad
+        return chunk
+
+    def _pass_over_store(self) -> None:
+        layout, done = self._plan.layout, self._plan.layout.num_shards
+        for hour in range(len(self._plan.hours)):
+            for group in range(layout.num_groups):
+                self._progress(done, self._total, "climatology")
+                mark = self._work / f"climatology-{hour:02d}-{group:04d}"
+                if not mark.exists():
+                    self._write_climatology(hour, group)
+                    disk.write_text(mark, "")
+                done += 1
+        self._progress(done, self._total, "climatology")
+
+    def _write_climatology(self, hour: int, group: int) -> None:
+        plan, layout = self._plan, self._plan.layout
+        members = self._times_by_day(int(plan.hours[hour]))
+        channels = layout.group(group)
+        shape = (channels.stop - channels.start, *layout.shape)
+
+        def day_sum(day: int) -> tuple[NDArray[np.float64], int]:
+            total = np.zeros(shape)
+            for time in members.get(day + 1, ()):
+                total += self._chunk(time, group)
+            return total, len(members.get(day + 1, ()))
+
+        array = disk.open_array(self._root, "climatology")
+        folder = self._root / "climatology" / "c"
+        buffer = np.full((layout.days_per_shard, *shape), np.nan, np.float32)
+        smooth = smooth_days(day_sum, year_length(plan.times.calendar))
+        for number, first in enumerate(range(0, NUM_DAYS, layout.days_per_shard)):
+            last = min(NUM_DAYS, first + layout.days_per_shard)
+            for day in range(first, last):
+                buffer[day - first] = next(smooth, np.nan)  # a calendar of fewer days leaves the last ones without data
+            shard = folder / str(number) / str(hour) / str(group) / "0" / "0"
+            shard.unlink(missing_ok=True)
+            array[first:last, hour, channels] = buffer[:last - first]
+            disk.flush([shard])
+
+    def _times_by_day(self, hour: int) -> dict[int, list[int]]:
+        """Positions of the times at an hour inside the period, by day of year."""
+        times, period = self._plan.times, self._plan.period
+        chosen = np.flatnonzero((times.seconds >= period[0]) & (times.seconds <= period[1]) & (times.second_of_day() == hour * 3600))
+        members: dict[int, list[int]] = {}
+        for index, day in zip(chosen, times.at(chosen).day_of_year(), strict=True):
+            members.setdefault(int(day), []).append(int(index))
+        return members
+
+    def _attributes(self, statistics: Statistics) -> dict[str, Any]:
+        plan = self._plan
+        missing = missing_instants(plan.times.seconds, plan.time_step)
+        constant = [name for name, low, high in zip(plan.channels.names, statistics.minimum, statistics.maximum, strict=True) if low == high]
+        notes = [*plan.notes, *self._blocks.notes]
+        if constant:
+            notes.append(f"constant in the statistics period, std 0: {', '.join(constant)}")
+        if len(missing):
+            notes.append(f"{len(missing)} times are missing at a step of {format_duration(plan.time_step)}")
+        period = {"start": plan.period[0], "end": plan.period[1], "text": _period_text(plan.period, plan.times.calendar)}
+        attributes: dict[str, Any] = {
+            MARK: FORMAT_VERSION, "channels": plan.channels.to_list(), "static_channels": plan.static.to_list(), "grid": plan.grid.to_dict(),
+            "calendar": plan.times.calendar, "time_step_seconds": plan.time_step, "statistics_period": period,
+            "climatology": bool(len(plan.hours)), "constant_channels": constant, "round_bits": plan.round_bits,
+            "missing_times": {"count": len(missing), "times": [format_instant(int(s), plan.times.calendar) for s in missing[:_MAX_LISTED]]},
+            "recipe": plan.recipe, "provenance": provenance(plan.recipe["sources"], self._source_attrs, notes, __version__)}
+        simulated = simulated_text(self._source_attrs)
+        if simulated is not None:
+            attributes["simulated"] = simulated
+        return {**attributes, "complete": True}

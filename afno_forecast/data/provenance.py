@@ -1,0 +1,57 @@
+"""What a store was made from: sources by name, size and content; never by date, host or folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_WHOLE_BYTES = 1 << 30
+_SAMPLE_BYTES = 1 << 20
+_NUM_SAMPLES = 64
+_KEPT = ("title", "institution", "source", "license", "licence", "references", "comment", "Conventions")
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+def describe_source(path: Path) -> dict[str, Any]:
+    """Name, bytes and a hash of a file or of a folder (zarr); the hash does not depend on times of modification.
+
+    Files up to 1 GiB are hashed whole (`sha256`); of larger ones the size and 64 pieces of 1 MiB (`sha256_sampled`); of a folder
+    the names and sizes of all files and the content of the metadata (`sha256_listing`).
+    """
+    if path.is_dir():
+        return _describe_folder(path)
+    size = path.stat().st_size
+    if size <= _WHOLE_BYTES:
+        with path.open("rb") as handle:
+            return {"name": path.name, "bytes": size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as handle:
+        for n in range(_NUM_SAMPLES):
+            handle.seek((size - _SAMPLE_BYTES) * n // (_NUM_SAMPLES - 1))
+            digest.update(handle.read(_SAMPLE_BYTES))
+    return {"name": path.name, "bytes": size, "sha256_sampled": digest.hexdigest()}
+
+
+def _describe_folder(path: Path) -> dict[str, Any]:
+    digest, total = hashlib.sha256(), 0
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        size = file.stat().st_size
+        total += size
+        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
+        if file.name in _METADATA:
+            digest.update(file.read_bytes())
+    return {"name": path.name, "bytes": total, "sha256_listing": digest.hexdigest()}
+
+
+def provenance(sources: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any], notes: Sequence[str], version: str) -> dict[str, Any]:
+    """Plain values for the store's attributes: sources, the source's own description of itself, notes, version."""
+    kept = {key: str(attrs[key]) for key in _KEPT if key in attrs}
+    return {"sources": [dict(s) for s in sources], "source_attributes": kept, "notes": list(notes), "package": "afno_forecast", "version": version}
+
+
+def simulated_text(attrs: Mapping[str, Any]) -> str | None:
+    """The source's own words when it says that it is simulated; None otherwise."""
+    texts = [str(attrs[key]) for key in ("institution", "title", "source") if key in attrs]
+    return next((t for t in texts if "simulated" in t.lower()), None)
