@@ -38,6 +38,7 @@ class Variable:
     constant: bool = False
 
 
+COMPLETE_ATTRIBUTE = "afno_forecast_complete"  # of a forecast file: "yes" or "no"
 _CELSIUS = ("°C", 1.0, -273.15)
 _HECTOPASCAL = ("hPa", 0.01, 0.0)
 VARIABLES: tuple[Variable, ...] = (
@@ -52,8 +53,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("vorticity", "vo", "atmosphere_relative_vorticity", "s-1", "Relative vorticity", True),
     Variable("2m_temperature", "t2m", "air_temperature", "K", "2 m temperature", aliases=("2t", "tas", "t2"), display=_CELSIUS),
     Variable("2m_dewpoint_temperature", "d2m", "dew_point_temperature", "K", "2 m dew point", aliases=("2d",), display=_CELSIUS),
-    Variable("10m_u_component_of_wind", "u10", "eastward_wind", "m s-1", "10 m eastward wind", False, True, ("10u", "u10m", "uas"), ("m/s",
-             1.0, 0.0)),
+    Variable("10m_u_component_of_wind", "u10", "eastward_wind", "m s-1", "10 m eastward wind", False, True, ("10u", "u10m", "uas"),
+             ("m/s", 1.0, 0.0)),
     Variable("10m_v_component_of_wind", "v10", "northward_wind", "m s-1", "10 m northward wind", False, True, ("10v", "v10m", "vas"),
              ("m/s", 1.0, 0.0)),
     Variable("10m_wind_speed", "ws10", "wind_speed", "m s-1", "10 m wind speed", aliases=("10si", "si10"), display=("m/s", 1.0, 0.0)),
@@ -61,8 +62,8 @@ VARIABLES: tuple[Variable, ...] = (
              display=_HECTOPASCAL),
     Variable("surface_pressure", "sp", "surface_air_pressure", "Pa", "Surface pressure", aliases=("ps",), display=_HECTOPASCAL),
     Variable("total_column_water_vapour", "tcwv", "atmosphere_mass_content_of_water_vapor", "kg m-2", "Total column water vapour"),
-    Variable("total_precipitation_6hr", "tp6h", "lwe_thickness_of_precipitation_amount", "m", "6 h precipitation", aliases=("tp_6h",
-             "tp06"), display=("mm", 1000.0, 0.0)),
+    Variable("total_precipitation_6hr", "tp6h", "lwe_thickness_of_precipitation_amount", "m", "6 h precipitation", aliases=("tp_6h", "tp06"),
+             display=("mm", 1000.0, 0.0)),
     Variable("total_precipitation", "tp", "lwe_thickness_of_precipitation_amount", "m", "Precipitation", display=("mm", 1000.0, 0.0)),
     Variable("precipitation_flux", "pr", "precipitation_flux", "kg m-2 s-1", "Precipitation rate", display=("mm/day", 86400.0, 0.0)),
     Variable("sea_surface_temperature", "sst", "sea_surface_temperature", "K", "Sea surface temperature", display=_CELSIUS),

@@ -18,8 +18,7 @@ from ..channels import ChannelSet
 from ..errors import ConfigError
 from ..grid import BoxGrid, Orientation
 
-COMPLETE = "afno_forecast_complete"  # root attribute, "yes" or "no"
-IDENTITY = "afno_forecast_identity"
+IDENTITY = "afno_forecast_identity"  # root attribute: hash of what made the file
 _ALIASES = "valid_time forecast_reference_time forecast_period"
 _WIND = (("wind_speed", "u_component_of_wind", "v_component_of_wind"), ("10m_wind_speed", "10m_u_component_of_wind", "10m_v_component_of_wind"))
 _INT32 = np.iinfo(np.int32)

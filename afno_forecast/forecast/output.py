@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import ConfigError, ResourceError
-from .metadata import COMPLETE, IDENTITY, ArraySpec, Geometry, make_layout
+from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
+from .metadata import IDENTITY, ArraySpec, Geometry, make_layout
 from .zarr_form import chunk_paths, create_store, mark_complete, open_arrays, read_marks
 
 Format = Literal["zarr2", "zarr3", "netcdf"]

@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from .metadata import COMPLETE, IDENTITY, ArraySpec, Layout
+from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
+from .metadata import IDENTITY, ArraySpec, Layout
 
 
 def create_store(path: Path, layout: Layout, zarr_format: Literal[2, 3], identity: str) -> None:

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from afno_forecast.errors import ConfigError
-from afno_forecast.grid import Grid, LatLonGrid
+from ..errors import ConfigError
+from ..grid import Grid, LatLonGrid
 
 Bounds = tuple[float, float]
 # name: latitude bands (degrees north), longitude range (degrees east, may pass Greenwich) or None for all

@@ -17,11 +17,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from afno_forecast import vocabulary
-from afno_forecast.channels import ChannelSet
-from afno_forecast.errors import DataError, DivergenceError
-from afno_forecast.grid import Grid
-from afno_forecast.times import STANDARD, format_duration, format_instant
+from .. import vocabulary
+from ..channels import ChannelSet
+from ..errors import DataError, DivergenceError
+from ..grid import Grid
+from ..times import STANDARD, format_duration, format_instant
 from .regions import Region, default_regions, make_regions
 
 if TYPE_CHECKING:
@@ -45,15 +45,18 @@ class Scorer:
         grid: the canonical grid of the arrays.
         regions: WeatherBench's region names; None for all that have cells (a limited area or a box: `global`, the whole domain).
         calendar: of the init times, for messages.
+        missing_ok: whether a prediction may have missing values, as a climatology has: its scores are then NaN, not an error.
 
     Raises:
         ConfigError: an unknown region, or one the grid has no cells in.
     """
 
-    def __init__(self, channels: ChannelSet, grid: Grid, *, regions: Sequence[str] | None = None, calendar: str = STANDARD) -> None:
+    def __init__(self, channels: ChannelSet, grid: Grid, *, regions: Sequence[str] | None = None, calendar: str = STANDARD,
+                 missing_ok: bool = False) -> None:
         self.channels = channels
         self.grid = grid
         self.calendar = calendar
+        self._missing_ok = missing_ok
         self.regions = make_regions(default_regions(grid) if regions is None else regions, grid)
         areas = grid.cell_areas()
         self._row_weights: Float = areas.sum(axis=1)
@@ -188,10 +191,10 @@ class Scorer:
         where = f"init {format_instant(key[0], self.calendar)}, lead {format_duration(key[1])}"
         for array, kind in ((prediction, "forecast"), (truth, "truth")):
             bad = [self.channels.channels[first + i].short for i in range(len(array)) if not np.isfinite(array[i]).all()]
-            if bad and kind == "forecast":
+            if bad and kind == "forecast" and not self._missing_ok:
                 raise DivergenceError(f"the forecast is not finite in {', '.join(bad)}", where=where,
                                       fix="score the leads before it with --leads, or forecast again with another model")
-            if bad:
+            if bad and kind == "truth":
                 raise DataError(f"the truth has missing or infinite values in {', '.join(bad)}", where=where,
                                 fix="fill or leave out these variables in the truth")
 
