@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import dask
 import numpy as np
 import xarray as xr
+from dask.base import compute
 from numpy.typing import NDArray
 
 from .. import vocabulary
@@ -41,6 +41,26 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> None:
     integers &= np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
 
 
+def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, dates: Sequence[str], *, where: str, fix: str) -> None:
+    """Raise DataError for cells that are not finite, counted by channel, with the first date.
+
+    Args:
+        states: (N, C, H, W).
+        channels: their channels.
+        dates: what to call each of the N states.
+        where: the files.
+        fix: what to do.
+    """
+    bad = []
+    for c, channel in enumerate(channels):
+        missing = ~np.isfinite(states[:, c])
+        if missing.any():
+            rows = np.flatnonzero(missing.any(axis=(1, 2)))
+            bad.append(f"{channel.name}: {int(missing.sum())} of {missing.size}, in {len(rows)} of {len(states)} states, first {dates[int(rows[0])]}")
+    if bad:
+        raise DataError(f"missing or infinite values in {'; '.join(bad)}", where=where, fix=fix)
+
+
 class BlockReader:
     """Reads states of a source as float32 arrays.
 
@@ -50,68 +70,59 @@ class BlockReader:
         static: static fields in the order wanted.
         fill: value for missing cells by channel name; elsewhere missing cells are refused.
         round_bits: mantissa bits to keep, or None.
+        fix: what to do about missing cells.
     """
 
-    def __init__(self, source: Source, channels: ChannelSet, static: ChannelSet, *, fill: Mapping[str, float], round_bits: int | None) -> None:
+    def __init__(self, source: Source, channels: ChannelSet, static: ChannelSet, *, fill: Mapping[str, float] | None = None,
+                 round_bits: int | None = None, fix: str = "leave the variable out, or declare a value under `fill:` in the recipe") -> None:
         self._source = source
         self._channels = channels
         self._static = static
-        self._fill = fill
+        self._fill = fill or {}
         self._round_bits = round_bits
+        self._fix = fix
         self._arrays = [_array(source.dataset, c) for c in channels]
+        self.where = ", ".join(str(p) for p in source.paths)
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the store must know about its values."""
+        """What a reader of the states must know about their values."""
         notes = [f"missing cells of {name} filled with {value:g}" for name, value in sorted(self._fill.items())]
         return [*notes, f"rounded to {self._round_bits} mantissa bits"] if self._round_bits is not None else notes
 
-    def read(self, times: slice) -> NDArray[np.float32]:
-        """States at a slice of times; (N, C, H, W). Raises DataError for missing values and files that cannot be read."""
-        when = f"{self._source.times.format(times.start)} to {self._source.times.format(times.stop - 1)}"
-        block = np.stack(self._compute([a.isel(time=times) for a in self._arrays], when), axis=1)
-        self._check(block, self._channels, times.start)
-        if self._round_bits is not None:
-            round_mantissa(block, self._round_bits)
-        return block
+    def read(self, times: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """States at some times; (N, C, H, W). Raises DataError for missing values and files that cannot be read."""
+        positions = np.arange(len(self._source.times))[times]
+        dates = [self._source.times.format(i) for i in positions]
+        if not dates:
+            return np.empty((0, len(self._channels), *(self._source.dataset.sizes[d] for d in ("latitude", "longitude"))), np.float32)
+        parts = self._compute([a.isel(time=times) for a in self._arrays], f"{dates[0]} to {dates[-1]}")
+        return self._finish(np.stack(parts, axis=1), self._channels, dates)
 
     def read_static(self) -> NDArray[np.float32]:
         """The static fields; (S, H, W). Raises DataError as `read` does."""
-        fields = np.stack(self._compute([_array(self._source.dataset, c) for c in self._static], "static fields"))
-        self._check(fields[None], self._static, None)
-        return fields
+        parts = self._compute([_array(self._source.dataset, c) for c in self._static], "static fields")
+        return self._finish(np.stack(parts)[None], self._static, ["the static fields"])[0]
 
     def _compute(self, arrays: list[xr.DataArray], when: str) -> list[NDArray[np.float32]]:
         """All at once, so that a chunk of the source is read once."""
         try:
-            parts = dask.compute(*(a.data for a in arrays))
+            parts = compute(*(a.data for a in arrays))
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"the source cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-                            where=f"{', '.join(str(p) for p in self._source.paths)}; {when}",
-                            fix="check the files with `afno-forecast data inspect`") from error
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused below
+                            where=f"{self.where}; {when}", fix="check the files with `afno-forecast data inspect`") from error
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused
             return [np.asarray(p, dtype=np.float32) for p in parts]
 
-    def _check(self, states: NDArray[np.float32], channels: ChannelSet, first: int | None) -> None:
-        """Fill declared missing cells in place; raise DataError for the others, counted by channel."""
-        bad: list[str] = []
+    def _finish(self, states: NDArray[np.float32], channels: ChannelSet, dates: Sequence[str]) -> NDArray[np.float32]:
+        """Fill declared missing cells, refuse the others, round; in place."""
         for c, channel in enumerate(channels):
-            values = states[:, c]
-            if np.isfinite(values).all():
-                continue
-            missing = np.isnan(values)
             if channel.name in self._fill:
-                values[missing] = self._fill[channel.name]
-                missing = ~np.isfinite(values)
-                if not missing.any():
-                    continue
-            missing |= ~np.isfinite(values)
-            at = "" if first is None else f", first at {self._source.times.format(first + int(np.flatnonzero(missing.any(axis=(1, 2)))[0]))}"
-            bad.append(f"{channel.name}: {int(missing.sum())} of {missing.size}{at}")
-        if bad:
-            span = "" if first is None else f" in the {len(states)} times from {self._source.times.format(first)}"
-            raise DataError(f"missing or infinite values{span}: {'; '.join(bad)}", where=", ".join(str(p) for p in self._source.paths),
-                            fix="leave the variable out, or declare a value under `fill:` in the recipe")
+                np.nan_to_num(states[:, c], copy=False, nan=self._fill[channel.name], posinf=np.inf, neginf=-np.inf)
+        refuse_missing(states, channels, dates, where=self.where, fix=self._fix)
+        if self._round_bits is not None:
+            round_mantissa(states, self._round_bits)
+        return states
 
 
 def _array(ds: xr.Dataset, channel: Channel) -> xr.DataArray:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from .. import __version__
 from ..channels import ChannelSet
@@ -66,7 +67,7 @@ class BuildRecipe(Strict):
     """Whether the store carries a climatology."""
     round_bits: int | None = None
     """Mantissa bits to keep, 1 to 23; all when left out."""
-    fill: dict[str, float] = {}
+    fill: dict[str, float] = Field(default_factory=dict)
     """Value for missing cells by variable, in its canonical units."""
 
 
@@ -95,7 +96,7 @@ def check_target(out: Path) -> None:
             _work_folder(out).mkdir()
             _work_folder(out).rmdir()
         except OSError as error:
-            raise ResourceError(f"cannot write into '{parent}' ({error.strerror})", where=str(out), fix="choose a folder that can be written") from error
+            raise ResourceError(f"cannot write into '{parent}' ({error.strerror})", where=str(out), fix="choose another folder") from error
 
 
 def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = None, static: Sequence[str] | None = None,
@@ -186,7 +187,7 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
     period = statistics_period or (int(times.seconds[0]), int(times.seconds[-1]))
     inside = times.at((times.seconds >= period[0]) & (times.seconds <= period[1]))
     if not len(inside):
-        raise ConfigError(f"the statistics period {_period_text(period, times.calendar)} holds no time of the record", fix="choose a period inside it")
+        raise ConfigError(f"the statistics period {_period_text(period, times.calendar)} holds no time of the record", fix="choose another")
     filled = match_fill(fill or {}, chosen, fixed)
     notes = list(dict.fromkeys(note.message for note in source.notes))
     if statistics_period is None:
@@ -279,7 +280,7 @@ class _Builder:
         disk.write_coordinates(self._root, plan.times, plan.grid, plan.channels, plan.static)
         disk.write_statistics(self._root, statistics)
         if len(plan.static):
-            disk.write_small(self._root, "static", self._blocks.read_static(), ("static_channel", "latitude", "longitude"))
+            disk.write_static(self._root, self._blocks.read_static())
         if len(plan.hours):
             disk.write_small(self._root, "dayofyear", np.arange(1, NUM_DAYS + 1), ("dayofyear",), {"long_name": "day of year"})
             disk.write_small(self._root, "hour", plan.hours, ("hour",), {"long_name": "hour of the day, UTC"})
@@ -287,7 +288,7 @@ class _Builder:
         disk.write_group(self._root, self._attributes(statistics))
 
     def _pass_over_source(self) -> PartialStatistics:
-        plan, layout = self._plan, self._plan.layout
+        layout = self._plan.layout
         merged = PartialStatistics.empty(layout.num_channels)
         array = disk.open_array(self._root, "state")
         for number in range(layout.num_shards):

@@ -124,7 +124,8 @@ def open_array(root: Path, name: str) -> zarr.Array[Any]:
     return zarr.open_array(store=zarr.storage.LocalStore(root), path=name, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
 
 
-def write_small(root: Path, name: str, values: NDArray[Any] | Sequence[str], dims: Sequence[str], attributes: Mapping[str, Any] | None = None) -> None:
+def write_small(root: Path, name: str, values: NDArray[Any] | Sequence[str], dims: Sequence[str],
+                attributes: Mapping[str, Any] | None = None) -> None:
     """A whole array in one chunk."""
     text = not isinstance(values, np.ndarray)
     array = np.asarray(values, dtype=object) if text else np.asarray(values)
@@ -150,7 +151,13 @@ def write_coordinates(root: Path, times: TimeAxis, grid: LatLonGrid, channels: C
 def write_statistics(root: Path, statistics: Statistics) -> None:
     """The statistics arrays, float64 (channel)."""
     for name in ("mean", "std", "minimum", "maximum", "tendency_std"):
-        write_small(root, name, getattr(statistics, name), ("channel",), {"cell_methods": "area: time: " + name.replace("_", " ")})
+        write_small(root, name, getattr(statistics, name), ("channel",), {"long_name": f"{name.replace('_', ' ')}, area-weighted"})
+
+
+def write_static(root: Path, fields: NDArray[np.float32]) -> None:
+    """The array `static (static_channel, latitude, longitude)`."""
+    names = " ".join(f"static_channel_{part}" for part in ("variable", "level", "units", "role"))
+    write_small(root, "static", fields, ("static_channel", "latitude", "longitude"), {"coordinates": names})
 
 
 def write_text(path: Path, text: str) -> None:
