@@ -26,16 +26,19 @@ M = TypeVar("M", bound=BaseModel)
 Check = Callable[[dict[str, Any]], Iterable[tuple[KeyPath, str]]]
 
 
-def _make_scalars_strict(part: Any) -> None:
+def _make_scalars_strict(part: Any, resolve: Callable[[Any], Any], seen: set[str]) -> None:
     if isinstance(part, dict):
         if part.get("type") in ("int", "float", "bool", "str"):
             part["strict"] = True
+        if part.get("type") == "definition-ref" and part["schema_ref"] not in seen:
+            seen.add(part["schema_ref"])
+            _make_scalars_strict(resolve(part), resolve, seen)
         for key, inner in part.items():
             if key not in ("metadata", "serialization", "default", "config", "expected"):
-                _make_scalars_strict(inner)
+                _make_scalars_strict(inner, resolve, seen)
     elif isinstance(part, list | tuple):
         for inner in part:
-            _make_scalars_strict(inner)
+            _make_scalars_strict(inner, resolve, seen)
 
 
 class Strict(BaseModel):
@@ -52,7 +55,7 @@ class Strict(BaseModel):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Pydantic's hook: the same schema with every number, text and boolean in it strict."""
         made = handler(source)
-        _make_scalars_strict(made)
+        _make_scalars_strict(made, handler.resolve_ref_schema, set())
         return made
 
 
@@ -100,7 +103,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if isinstance(scalar(text), str) else "'")
+    style = None if isinstance(scalar(text), str) else "'"
+    if "\x85" in text:
+        style = '"'  # YAML takes it for a line break and folds it unless it is escaped
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)
@@ -113,13 +119,13 @@ def _apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Put each `key=value` into the values, with its own position; problems go to the document."""
     seen: set[KeyPath] = set()
     for number, text in enumerate(overrides, 1):
-        position = Position(f"override {number}: {text}")
+        position = Position(f"override {number}: {text}", -number)
         name, equals, value_text = text.partition("=")
         path: KeyPath = tuple(int(p) if p.isdecimal() and p.isascii() else p for p in name.strip().split("."))
         if not equals or not all(p != "" for p in path):
             document.problems.append(Problem(position, (), "is not of the form dotted.key=value"))
             continue
-        value = read_value(value_text, position.source)
+        value = read_value(value_text, position)
         document.problems += [Problem(position, path, p.text) for p in value.problems]
         fault = "is given twice on the command line" if path in seen else _assign(document, path, value, position) if not value.problems else ""
         if fault:

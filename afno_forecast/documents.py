@@ -7,9 +7,8 @@ more than one document, nesting deeper than 32, more than 1 MB, more than 20 000
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
@@ -39,13 +38,13 @@ _CONSTANTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Position:
-    """Where a key is written: a file and a line from 1, or an override (line 0)."""
+    """Where a key is written: a file and a line from 1, or the text of an override and minus its number on the command line."""
 
     source: str
-    line: int = 0
+    line: int
 
     def __str__(self) -> str:
-        return f"{printable(self.source)}:{self.line}" if self.line else printable(self.source)
+        return f"{printable(self.source)}:{self.line}" if self.line > 0 else printable(self.source)
 
 
 @dataclass(frozen=True)
@@ -92,22 +91,26 @@ def join_path(path: KeyPath) -> str:
     return text.removeprefix(".")
 
 
-def nearest(name: str, names: Iterator[str] | tuple[str, ...] | list[str], cutoff: float = 0.6) -> str | None:
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The most similar of `names`, ignoring case (of equals the one with the longest common beginning), or None when nothing is similar."""
     lower = name.lower()
     by_lower = {n.lower(): n for n in names}
     found = get_close_matches(lower, by_lower, 8, cutoff)
     if not found:
         return None
-    best = max(found, key=lambda n: (SequenceMatcher(None, lower, n).ratio(), len(os.path.commonprefix([lower, n]))))
-    return by_lower[best]
+
+    def likeness(other: str) -> tuple[float, int]:
+        shared = [a == b for a, b in zip(lower, other, strict=False)]
+        return SequenceMatcher(None, lower, other).ratio(), [*shared, False].index(False)
+
+    return by_lower[max(found, key=likeness)]
 
 
 def raise_problems(problems: list[Problem]) -> None:
     """Raise one ConfigError with one line for each problem, in the order of the text; nothing when there are none."""
     if not problems:
         return
-    lines = [str(p) for p in dict.fromkeys(sorted(problems, key=lambda p: (p.position.line == 0, p.position.line)))]
+    lines = [str(p) for p in dict.fromkeys(sorted(problems, key=lambda p: (p.position.line < 0, abs(p.position.line))))]
     if len(lines) > _SHOWN:
         lines = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more problems"]
     raise ConfigError("\n".join(lines))
@@ -141,12 +144,12 @@ def read_document(path: Path | str) -> Document:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror}", fix="make it readable") from error
-    return _Reader(str(path), 0).read_bytes(data)
+    return _Reader(str(path)).read_bytes(data)
 
 
-def read_value(text: str, label: str) -> Document:
+def read_value(text: str, position: Position) -> Document:
     """The value of a command-line override, as the key `value` of a document: a scalar, or a list or mapping in brackets."""
-    reader = _Reader(label, -1)
+    reader = _Reader(position.source, position)
     document = reader.read_bytes(b"value: " + text.encode("utf-8", "surrogateescape"))
     if not text.strip():
         reader.report("has no value; write null, or '' for an empty text", 0, ("value",))
@@ -173,16 +176,18 @@ class _StopReading(Exception):  # noqa: N818
 class _Reader:
     """Builds a document from the events of the YAML parser; nothing in the text can make it construct an object."""
 
-    def __init__(self, source: str, line_offset: int) -> None:
+    def __init__(self, source: str, position: Position | None = None) -> None:
         self.document = Document(source)
-        self._is_override = line_offset < 0
+        self._position = position  # of the override that the text is part of
         self._num_values = 0
         self._events: Iterator[yaml.Event] = iter(())
 
     def report(self, text: str, line: int, path: KeyPath = ()) -> None:
         """Note a problem; `line` counts from 1."""
-        position = Position(self.document.source, 0 if self._is_override else line)
-        self.document.problems.append(Problem(position, path, text))
+        self.document.problems.append(Problem(self._at(line), path, text))
+
+    def _at(self, line: int) -> Position:
+        return self._position or Position(self.document.source, line)
 
     def read_bytes(self, data: bytes) -> Document:
         """Decode and read; every fault ends up in `document.problems`."""
@@ -204,7 +209,7 @@ class _Reader:
             detail = " ".join(part for part in (error.context, error.problem) if part)
             self.report(f"not valid YAML: {printable(detail)}", mark.line + 1 if mark else 1)
         except yaml.reader.ReaderError as error:
-            self.report(f"holds a character that YAML forbids (#x{ord(str(error.character)):x})", text.count("\n", 0, error.position) + 1)
+            self.report(f"holds a character that YAML forbids (#x{int(error.character):x})", text.count("\n", 0, error.position) + 1)
         except (ValueError, OverflowError) as error:
             self.report(f"not valid YAML: {printable(str(error))}", 1)
         return self.document
@@ -271,7 +276,7 @@ class _Reader:
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             here = (*path, len(values))
             if keep:
-                self.document.positions[here] = Position(self.document.source, 0 if self._is_override else _line(event))
+                self.document.positions[here] = self._at(_line(event))
             values.append(self._value(event, here, keep=keep))
         return values
 
@@ -284,7 +289,7 @@ class _Reader:
             here = path if key is None else (*path, key)
             new = keep and key is not None and key not in values
             if new:
-                self.document.positions[here] = Position(self.document.source, 0 if self._is_override else line)
+                self.document.positions[here] = self._at(line)
             value = self._value(next(self._events), here, keep=new)
             if key is None:
                 continue
