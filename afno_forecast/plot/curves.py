@@ -1,0 +1,178 @@
+"""Scores against lead time: a panel a variable, always with persistence and climatology."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .. import vocabulary
+from ..errors import DataError
+from . import canvas, style
+from .fields import clean, describe_source, units_for
+from .style import FAINT, INK, MUTED, say
+
+Float = NDArray[np.float64]
+_USEFUL = 0.6  # anomaly correlation down to which a forecast is customarily called useful
+_UNITLESS = ("acc", "skill", "activity", "ratio")
+_NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)", "mae": "Mean absolute error"}
+_LINES = (("", "model", "#0b5fa5", "-", "o"), ("_persistence", "persistence", "#c8500a", "--", "s"), ("_climatology", "climatology", "#5a6470", ":", None))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Scores of one variable and region in shown units.
+
+    Args:
+        short: `z500`. label: words. units: of the score.
+        leads: seconds; shape (L,).
+        lines: `model`, `persistence`, `climatology` to values, NaN where not scored; each of shape (L,).
+    """
+
+    short: str
+    label: str
+    units: str
+    leads: NDArray[np.int64]
+    lines: dict[str, Float]
+
+
+def _strings(scores: xr.Dataset, name: str) -> list[str]:
+    if name not in scores.coords:
+        raise DataError(f"no '{name}' coordinate: this is no score file", fix="make one with afno-forecast evaluate")
+    return [str(v) for v in np.atleast_1d(scores[name].values)]
+
+
+def _one(kind: str, asked: str, have: Sequence[str]) -> str:
+    if asked not in have:
+        near = get_close_matches(asked, have, 1, 0.5)
+        raise DataError(f"no {kind} '{clean(asked, 60)}' in the scores; there are {', '.join(have)}", fix=f"did you mean '{near[0]}'?" if near else "ask for one of these")
+    return asked
+
+
+def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global") -> list[Curve]:
+    """The scores of one metric and region, by variable and level, in shown units.
+
+    Args:
+        scores: variables by canonical long name with dims metric, region, lead_time (timedelta64), [level].
+        metric: rmse, bias, acc, ...; its baselines are `<metric>_persistence` and `<metric>_climatology`.
+        variables: names a person may type, in this order; None takes all that are scored.
+
+    Raises:
+        DataError: no such metric, region or variable (those there are named).
+    """
+    metrics = _strings(scores, "metric")
+    _one("metric", metric, [m for m in metrics if not m.endswith(("_persistence", "_climatology"))])
+    _one("region", region, _strings(scores, "region"))
+    times = np.atleast_1d(scores["lead_time"].values)
+    if not np.issubdtype(times.dtype, np.timedelta64):
+        raise DataError(f"lead_time holds {times.dtype}, not durations", fix="open the file with decode_timedelta=True")
+    leads = times.astype("timedelta64[s]").astype(np.int64)
+    order = np.argsort(leads)
+    curves: dict[str, Curve] = {}
+    for name, item in scores.data_vars.items():
+        if not {"metric", "region", "lead_time"} <= set(item.dims):
+            continue
+        levels = np.atleast_1d(item["level"].values).tolist() if "level" in item.dims else [None]
+        for level in levels:
+            part = item if level is None else item.sel(level=level)
+            curve = _curve(part.sel(region=region).transpose("metric", "lead_time"), str(name), None if level is None else int(level), metric, metrics)
+            if curve is not None:
+                curves[curve.short] = Curve(curve.short, curve.label, curve.units, leads[order], {k: v[order] for k, v in curve.lines.items()})
+    if variables is None:
+        if not curves:
+            raise DataError(f"nothing is scored with {metric} in {region}")
+        return list(curves.values())
+    return [curves[_one("variable", vocabulary.short_name(*vocabulary.split_name(v)), list(curves))] for v in variables]
+
+
+def _curve(item: xr.DataArray, variable: str, level: int | None, metric: str, metrics: Sequence[str]) -> Curve | None:
+    unitless = metric.startswith(_UNITLESS)
+    units = units_for(variable, item.attrs.get("units"))
+    lines = {}
+    for ending, name, *_ in _LINES:
+        if metric + ending in metrics:
+            values = np.asarray(item.values[list(metrics).index(metric + ending)], dtype=np.float64) * (1.0 if unitless else units.factor)
+            if np.isfinite(values).any():
+                lines[name] = values
+    if "model" not in lines:
+        return None
+    return Curve(vocabulary.short_name(variable, level), vocabulary.label(variable, level), "" if unitless else units.difference, np.zeros(0, dtype=np.int64), lines)
+
+
+def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global", dpi: float = 150) -> Figure:
+    """The page of curves as a figure, at most three panels a row."""
+    curves = read_curves(scores, metric=metric, variables=variables, region=region)
+    columns = min(len(curves), 3) if len(curves) != 4 else 2
+    rows = -(-len(curves) // columns)
+    wide, tall, gap_x, gap_y, left, top, bottom = 3.2, 2.15, 0.85, 0.95, 0.85, 1.5, 0.8
+    width = max(left + columns * wide + (columns - 1) * gap_x + 0.35, 6.4)
+    height = top + rows * tall + (rows - 1) * gap_y + bottom
+    figure = style.new_figure(width, height, dpi)
+    count = scores.attrs.get("num_inits")
+    source, simulated = describe_source(scores.attrs)
+    source = f"{'Simulated, not observed.  ' if simulated else ''}{source}"
+    facts = f"Region: {region}    " + (f"{int(count)} forecasts" if count is not None else "number of forecasts not given")
+    canvas.heading(figure, f"{_NAMES.get(metric, metric.replace('_', ' '))} against lead time", facts, source)
+    for index, curve in enumerate(curves):
+        row, column = divmod(index, columns)
+        axes = figure.add_axes(((left + column * (wide + gap_x)) / width, 1 - (top + row * (tall + gap_y) + tall) / height, wide / width, tall / height))
+        _panel(axes, curve, metric)
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
+    figure.legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1 - 0.3 / width, 1 - (top - 0.28) / height), ncols=len(handles), frameon=False,
+                  prop={"family": style.FONT, "size": 9}, handlelength=2.6, columnspacing=1.4, borderaxespad=0)
+    return figure
+
+
+def _panel(axes: Axes, curve: Curve, metric: str) -> None:
+    days = curve.leads / 86400
+    for _, name, colour, dash, marker in _LINES:
+        if name in curve.lines:
+            axes.plot(days, curve.lines[name], dash, color=colour, marker=marker if len(days) <= 24 else None, markersize=3.4, linewidth=2.0 if name == "model" else 1.5,
+                      label=name, zorder=4 if name == "model" else 3)
+    if metric.startswith("acc"):
+        axes.axhline(_USEFUL, color=FAINT, linewidth=0.9, zorder=2)
+        say(axes, 0.985, _USEFUL, "0.6", size=7.5, color=MUTED, ha="right", va="bottom", transform=axes.get_yaxis_transform())
+        axes.set_ylim(min(0.0, float(np.nanmin([np.nanmin(v) for v in curve.lines.values()])) * 1.05), 1.02)
+    elif metric == "bias":
+        axes.axhline(0, color=FAINT, linewidth=0.9, zorder=2)
+        reach = max(float(np.nanmax(np.abs(v))) for v in curve.lines.values()) * 1.1 or 1.0
+        axes.set_ylim(-reach, reach)
+    else:
+        axes.set_ylim(0, None)
+    last = float(days[-1]) if len(days) else 1.0
+    axes.set_xlim(0, last * 1.02 or 1.0)
+    step = style.nice_step(last, 8, np.array([1.0, 2.0, 5.0])) if last > 8 else (1.0 if last > 2 else 0.25)
+    axes.set_xticks(np.arange(0, last * 1.02 + 1e-9, step))
+    axes.grid(color="#e3e6ea", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, labelfontfamily=style.FONT)
+    say(axes, 0, 1.05, style.fit(curve.label, 3.4, 9.5), size=9.5, weight="bold", ha="left", va="bottom", transform=axes.transAxes)
+    axes.set_xlabel("lead time (days)", fontsize=8.5, color=MUTED, fontfamily=style.FONT, labelpad=2)
+    axes.set_ylabel(style.drawable(curve.units), fontsize=8.5, color=MUTED, fontfamily=style.FONT, labelpad=3, parse_math=False)
+
+
+def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global", dpi: float = 150) -> Path:
+    """Draw scores against lead time, a panel a variable and level: model, persistence and climatology.
+
+    Args:
+        scores: as `read_curves`; the attribute `num_inits` is the number of forecasts.
+        out: .png, .pdf, .svg, .jpg or .webp, in a folder that exists.
+        metric, variables, region: as `read_curves`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: no such metric, region or variable. ConfigError, ResourceError: `out` cannot be written.
+    """
+    out = canvas.check_output(out)
+    return canvas.save(build_scores(scores, metric=metric, variables=variables, region=region, dpi=dpi), out, dpi)

@@ -1,0 +1,251 @@
+"""Maps of one instant: one field (`plot_map`), or forecast, truth and error on one page (`plot_compare`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ..errors import ConfigError, DataError
+from . import canvas, style
+from .canvas import MapPanel, say
+from .fields import Field, Series, scores_of, truth_for
+from .sampling import Method, Sampler
+from .style import MUTED, Scale
+from .views import Region, View, view_for
+
+_WIND = ("u_component_of_wind", "v_component_of_wind")
+_WIND_10M = ("10m_u_component_of_wind", "10m_v_component_of_wind")
+
+
+def method_of(text: str) -> Method:
+    """`smooth` or `cells`. Raises ConfigError for anything else."""
+    if text == "smooth":
+        return "smooth"
+    if text == "cells":
+        return "cells"
+    raise ConfigError(f"no style '{text}'", fix="use smooth (filled contours) or cells (one colour a grid cell)")
+
+
+def source_text(field: Field) -> str:
+    """`Simulated, not observed. <source>`: what a reader must know of where the numbers come from."""
+    said = field.source or "Source not given by the file"
+    return f"Simulated, not observed.  {said}" if field.simulated else said
+
+
+def title_of(field: Field) -> str:
+    """`Geopotential height at 500 hPa (m)`."""
+    return f"{field.label} ({field.units.text})" if field.units.text else field.label
+
+
+def _wind_of(ds: xr.Dataset, field: Field) -> tuple[Field, Field]:
+    names = [f"{name}@{field.level}" for name in _WIND] if field.level is not None else list(_WIND_10M)
+    pair = [_same_time(Series(ds, name), field) for name in names]
+    return pair[0], pair[1]
+
+
+def _same_time(series: Series, field: Field) -> Field:
+    start = field.init if field.init is not None else field.valid
+    return series.at(start if series.axis is not None else None, field.lead)
+
+
+def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: Field | None = None, wind: tuple[Field, Field] | None = None,
+              wind_form: str = "arrows", dpi: float = 150) -> Figure:
+    """The page of one map as a figure, 10 inches wide."""
+    method = method_of(style_name)
+    page, room = 10.0, 0.75
+    wide = min(page - 2 * room, 6.6 / view.aspect)
+    tall = wide * view.aspect
+    height = 1.12 + tall + 1.28
+    figure = style.new_figure(page, height, dpi)
+    seen = field.values if view.is_global else np.asarray(Sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector), dtype=np.float64)
+    scale = style.magnitude(field.variable, [seen])
+    box = ((page - wide) / 2 / page, 1.22 / height, wide / page, tall / height)
+    panel = MapPanel(figure, box, view, field.grid, scale, method=method, lines=overlay is None and wind is None)
+    panel.show(field.values, field.is_vector)
+    title = title_of(field)
+    if overlay is not None:
+        levels = style.line_levels(overlay.variable, overlay.values)
+        panel.overlay(overlay.values, levels, overlay.grid)
+        title += f";  lines: {overlay.label[0].lower() + overlay.label[1:]} ({overlay.units.text})"
+    if wind is not None:
+        panel.wind(wind[0].values, wind[1].values, wind[0].grid, wind_form)
+        title += ";  wind" + (" (barb 2.5, 5, 25 m/s)" if wind_form == "barbs" else "")
+    canvas.heading(figure, title, field.times_text(), source_text(field))
+    bar = min(0.62, wide / page)
+    canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, title_of(field))
+    there = seen[np.isfinite(seen)]
+    span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}.  ".replace("-", "−") if len(there) else "No values.  "
+    canvas.footer(figure, f"{span}{canvas.spacing_text(field.grid, method)}.  {canvas.CREDIT}")
+    return figure
+
+
+def plot_map(ds: xr.Dataset, variable: str, out: Path, *, init: str | None = None, lead: object = None, time: str | None = None,
+             projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None, wind: bool | str = False,
+             contours: str | None = None, style: str = "smooth", dpi: float = 150) -> Path:
+    """Draw one variable at one instant.
+
+    Args:
+        ds: a forecast (dims time, prediction_timedelta, [level], latitude, longitude) or an analysis (time, ...), canonical names
+            and units, any order of dims, latitude and longitude.
+        variable: any name a person may type: `z500`, `t2m`, `wind_speed@850`.
+        out: .png, .pdf, .svg, .jpg or .webp, in a folder that exists.
+        init, lead: of a forecast: `first`, `last` or an ISO date; `5d`. A single one picks itself.
+        time: of an analysis; of a forecast the valid time, with either `init` or `lead`.
+        projection: robinson, platecarree, equalearth, mollweide, orthographic, npolar, spolar or lambert; None takes robinson for
+            the globe and platecarree for a region.
+        region: (west, east, south, north) in degrees.
+        center: (longitude, latitude) in the middle of the map.
+        wind: True or `arrows`, or `barbs`: wind at the same level, or at 10 m for a variable without one.
+        contours: another variable, drawn as labelled lines.
+        style: `smooth` (filled contours) or `cells` (one colour a grid cell).
+        dpi: dots an inch; the page is 10 inches wide.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: no such variable, level or time (those there are named). ConfigError: a choice that makes no sense.
+        ResourceError: `out` cannot be written.
+    """
+    out = canvas.check_output(out)
+    field = Series(ds, variable).find(init=init, lead=lead, time=time)
+    view = view_for(field.grid, projection, region, center)
+    form = wind if isinstance(wind, str) else "arrows"
+    if form not in ("arrows", "barbs"):
+        raise ConfigError(f"no wind style '{form}'", fix="use arrows or barbs")
+    figure = build_map(field, view, style_name=style, overlay=_same_time(Series(ds, contours), field) if contours else None,
+                       wind=_wind_of(ds, field) if wind else None, wind_form=form, dpi=dpi)
+    return canvas.save(figure, out, dpi)
+
+
+class ComparePage:
+    """Forecast, truth and error on one page, built once and shown again for other leads.
+
+    Args:
+        view: of the three maps.
+        first: any of the fields to come: grid, words and units.
+        scale: colours of forecast and truth. error_scale: of their difference.
+        method: `smooth` or `cells`.
+        width: inches; the height follows. dpi: dots an inch.
+        columns: picture columns a map is sampled at; None for the panel's pixels.
+    """
+
+    def __init__(self, view: View, first: Field, scale: Scale, error_scale: Scale, *, method: Method = "smooth", width: float = 12.0,
+                 dpi: float = 150, columns: int | None = None) -> None:
+        gap, edge = 0.34, 0.5
+        wide = min((width - 2 * edge - gap) / 2, 5.4 / view.aspect)
+        tall = wide * view.aspect
+        height = tall * 2 + 3.5
+        self.figure = style.new_figure(width, height, dpi)
+        left = (width - 2 * wide - gap) / 2
+        upper, lower = height - 1.32 - tall, 1.08
+        self._boxes = [(left, upper), (left + wide + gap, upper), (left, lower)]
+        self._size = (width, height, wide, tall)
+        options = {"method": method, "width": columns}
+        self.panels = [MapPanel(self.figure, (x / width, y / height, wide / width, tall / height), view, first.grid, s, **options)  # type: ignore[arg-type]
+                       for (x, y), s in zip(self._boxes, (scale, scale, error_scale), strict=True)]
+        self._heads = [say(self.figure, x / width, (y + tall + 0.07) / height, "", size=10.5, weight="bold", ha="left", va="bottom")
+                       for x, y in self._boxes]
+        self._absent = say(self.figure, (self._boxes[1][0] + wide / 2) / width, (upper + tall / 2) / height, "no analysis at this time",
+                           size=10, color=MUTED, ha="center", va="center", zorder=10)
+        self.texts = canvas.heading(self.figure, title_of(first), "", "")
+        self._numbers = [say(self.figure, (left + wide + gap + 0.42 + dx) / width, (lower + tall - 0.12) / height, "", size=10, ha="left", va="top",
+                             linespacing=1.75) for dx in (0.0, 2.5)]
+        self._bars_done = False
+        canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}; scores with exact cell areas.  {canvas.CREDIT}")
+
+    def show(self, forecast: Field, truth: Field | None, persistence: Field | None = None) -> None:
+        """Draw one lead. `persistence`: the truth at init time, for its score; all in the same units and on the same grid."""
+        units = forecast.units.difference
+        error = None if truth is None else forecast.minus(truth)
+        for panel, field in zip(self.panels, (forecast, truth, error), strict=True):
+            panel.show(np.full(forecast.grid.shape, np.nan) if field is None else field.values, forecast.is_vector)
+        self._absent.set_visible(truth is None)
+        for text, words in zip(self.texts, (title_of(forecast), forecast.times_text(), _sources(forecast, truth)), strict=True):
+            text.set_text(style.drawable(style.fit(words, self._size[0] - 0.6, text.get_fontsize())))
+        heads, names, numbers = ["Forecast", "Truth (analysis)", "Forecast − truth"], "", ""
+        if truth is not None:
+            rmse, bias = scores_of(forecast, truth)
+            heads[2] += f":  RMSE {rmse:.4g} {units},  bias {bias:+.3g} {units}".replace("-", "−")
+            rows = _score_rows(forecast, truth, persistence, rmse, bias)
+            names, numbers = ("\n".join(column) for column in zip(*rows, strict=True))
+        for text, words in zip((*self._heads, *self._numbers), (*heads, names, numbers), strict=True):
+            text.set_text(style.drawable(words))
+        if not self._bars_done:
+            self._bars(forecast)
+
+    def _bars(self, field: Field) -> None:
+        width, height, wide, tall = self._size
+        (left, upper), (right, _), (_, lower) = self._boxes
+        long = 0.6 * (right + wide - left)
+        middle = (left + right + wide) / 2
+        canvas.colour_bar(self.figure, ((middle - long / 2) / width, (upper - 0.42) / height, long / width, 0.13 / height), self.panels[0], title_of(field))
+        error = f"Error of {field.label[0].lower() + field.label[1:]} ({field.units.difference})"
+        canvas.colour_bar(self.figure, ((left + 0.1 * wide) / width, (lower - 0.42) / height, 0.8 * wide / width, 0.13 / height), self.panels[2], error)
+        self._bars_done = True
+
+
+def _sources(forecast: Field, truth: Field | None) -> str:
+    if truth is None or not truth.source or truth.source == forecast.source:
+        return source_text(forecast)
+    simulated = "Simulated, not observed.  " if forecast.simulated or truth.simulated else ""
+    return f"{simulated}Forecast: {forecast.source or 'source not given'}.  Truth: {truth.source}"
+
+
+def _score_rows(forecast: Field, truth: Field, persistence: Field | None, rmse: float, bias: float) -> list[tuple[str, str]]:
+    units = forecast.units.difference
+    error = forecast.values - truth.values
+    rows = [("This map", ""), ("RMSE", f"{rmse:.4g} {units}"), ("Bias", f"{bias:+.3g} {units}")]
+    if np.isfinite(error).any():
+        rows.append(("Greatest error", f"{error.flat[np.nanargmax(np.abs(error))]:+.4g} {units}"))
+    if persistence is not None:
+        reference = scores_of(replace(persistence, units=forecast.units), truth)[0]
+        rows.append(("RMSE of persistence", f"{reference:.4g} {units}"))
+        rows.append(("Skill, 1 − RMSE / persistence", f"{1 - rmse / reference:+.2f}" if reference > 0 else "undefined"))
+    return [(name, value.replace("-", "−")) for name, value in rows]
+
+
+def persistence_of(forecast: Field, truth: Series) -> Field | None:
+    """The truth at the forecast's init time, when it is there."""
+    if forecast.init is None or not truth.has(forecast.init):
+        return None
+    return truth.at(forecast.init)
+
+
+def build_compare(forecast: Field, truth: Field, view: View, *, persistence: Field | None = None, style_name: str = "smooth", dpi: float = 150) -> ComparePage:
+    """The page of forecast, truth and error; forecast and truth share their levels, the error's are symmetric about zero."""
+    scale = style.magnitude(forecast.variable, [forecast.values, truth.values])
+    page = ComparePage(view, forecast, scale, style.symmetric([forecast.minus(truth).values]), method=method_of(style_name), dpi=dpi)
+    page.show(forecast, truth, persistence)
+    return page
+
+
+def plot_compare(forecast: xr.Dataset, truth: xr.Dataset, variable: str, out: Path, *, init: str | None = None, lead: object = None,
+                 projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None, style: str = "smooth",
+                 dpi: float = 150) -> Path:
+    """Draw forecast, truth and error on one page, with the RMSE and bias of this map and the RMSE of persistence where the truth has it.
+
+    Args:
+        forecast, truth: as for `plot_map`; the truth is taken at exactly the valid time, on the same grid.
+        variable, out, init, lead, projection, region, center, style, dpi: as for `plot_map`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: no such variable, level or time in either, or other grids, calendars or units. ConfigError, ResourceError.
+    """
+    out = canvas.check_output(out)
+    series, reference = Series(forecast, variable), Series(truth, variable)
+    if not series.is_forecast:
+        raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file first, then the truth")
+    field = series.find(init=init, lead=lead)
+    there = truth_for(field, reference)
+    page = build_compare(field, there, view_for(field.grid, projection, region, center), persistence=persistence_of(field, reference),
+                         style_name=style, dpi=dpi)
+    return canvas.save(page.figure, out, dpi)
+

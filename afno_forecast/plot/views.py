@@ -1,0 +1,301 @@
+"""Where a map looks: projection, outline, coastlines, graticule and its labels, all as plain lines in projected metres or degrees.
+
+Everything is computed once for a view and kept, so that further frames cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, ResourceError
+from ..grid import LatLonGrid
+
+Float = NDArray[np.float64]
+Region = tuple[float, float, float, float]
+Label = tuple[float, float, str, str, str, bool]
+NATURAL_EARTH = Path(__file__).parent / "natural_earth"
+NAMES = ("robinson", "platecarree", "equalearth", "mollweide", "orthographic", "npolar", "spolar", "lambert")
+_POLAR_EDGE = 20.0  # latitude at the rim of a polar map
+
+
+def _cartopy() -> Any:
+    """cartopy's projections and shape reader.
+
+    ecCodes wheels put their own PROJ into the global symbol scope. When they were loaded first, pyproj would call into the
+    wrong library and crash; binding its symbols to its own copy avoids that.
+    """
+    if not ("gribapi" in sys.modules and hasattr(os, "RTLD_DEEPBIND")) or "pyproj" in sys.modules:
+        import cartopy.crs
+        import cartopy.io.shapereader
+        return cartopy
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    try:
+        import cartopy.crs
+        import cartopy.io.shapereader
+    finally:
+        sys.setdlopenflags(flags)
+    return cartopy
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A projection with its outline and background, all in projected coordinates.
+
+    Args:
+        name: of the projection.
+        crs: cartopy's projection.
+        outline: closed ring; shape (N, 2).
+        stretch: height of a projected unit of y relative to one of x on the page.
+        coasts: coastlines and lake shores; each of shape (M, 2).
+        graticule: meridians and parallels; each of shape (M, 2).
+        labels: (x, y, text, horizontal alignment, vertical alignment, whether inside the map).
+        is_global: whether the whole sphere is shown.
+    """
+
+    name: str
+    crs: Any
+    outline: Float
+    stretch: float
+    coasts: tuple[Float, ...]
+    graticule: tuple[Float, ...]
+    labels: tuple[Label, ...]
+    is_global: bool = True
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """(left, right, bottom, top)."""
+        (left, bottom), (right, top) = self.outline.min(axis=0), self.outline.max(axis=0)
+        return float(left), float(right), float(bottom), float(top)
+
+    @property
+    def aspect(self) -> float:
+        """Height by width on the page."""
+        left, right, bottom, top = self.extent
+        return (top - bottom) * self.stretch / (right - left)
+
+    def project(self, longitude: Float, latitude: Float) -> tuple[Float, Float]:
+        """x, y of points in degrees; NaN where they cannot be seen."""
+        points = self.crs.transform_points(_cartopy().crs.PlateCarree(), np.asarray(longitude), np.asarray(latitude))
+        return np.where(np.isfinite(points[..., 0]), points[..., 0], np.nan), np.where(np.isfinite(points[..., 1]), points[..., 1], np.nan)
+
+    def pixels(self, width: int, rim: int = 0) -> tuple[Float, Float]:
+        """Longitude and latitude at the centres of `width` columns of pixels over the extent, bottom row first; shape (rows, width).
+
+        NaN off the map, but for the `rim` pixels next to it, which repeat their neighbours so that colours reach the outline.
+        """
+        left, right, bottom, top = self.extent
+        height = max(round(width * (top - bottom) * self.stretch / (right - left)), 2)
+        x = left + (np.arange(width) + 0.5) / width * (right - left)
+        y = bottom + (np.arange(height) + 0.5) / height * (top - bottom)
+        grid_x, grid_y = np.meshgrid(x, y)
+        points = _cartopy().crs.PlateCarree().transform_points(self.crs, grid_x, grid_y)
+        longitude, latitude = points[..., 0], points[..., 1]
+        bad = ~(np.isfinite(longitude) & np.isfinite(latitude))
+        longitude, latitude = np.where(bad, np.nan, longitude), np.where(bad, np.nan, latitude)
+        for _ in range(rim):
+            for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+                bare = np.isnan(longitude)
+                longitude = np.where(bare, _shifted(longitude, *shift), longitude)
+                latitude = np.where(bare, _shifted(latitude, *shift), latitude)
+        return longitude, latitude
+
+
+def _shifted(values: Float, rows: int, columns: int) -> Float:
+    """The values moved by at most one row or column, NaN coming in."""
+    tall, wide = values.shape
+    return np.pad(values, 1, constant_values=np.nan)[1 - rows: 1 - rows + tall, 1 - columns: 1 - columns + wide]
+
+
+def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None) -> View:
+    """The view of a map.
+
+    Args:
+        grid: of the data; a limited area is shown whole when no region is given.
+        projection: one of `NAMES`; None takes robinson for a global grid, platecarree for a region.
+        region: (west, east, south, north) in degrees; west may be greater than east, across the date line.
+        center: (longitude, latitude) in the middle, for orthographic; other projections use the longitude.
+
+    Raises:
+        ConfigError: no such projection, or a region that is none.
+    """
+    name = projection or ("robinson" if region is None and grid.is_global else "platecarree")
+    name = name.lower().replace("_", "").replace("-", "").replace(" ", "")
+    if name not in NAMES:
+        near = get_close_matches(name, NAMES, 1, 0.5)
+        raise ConfigError(f"no projection '{projection}'; there are {', '.join(NAMES)}", fix=f"did you mean '{near[0]}'?" if near else "use one of these")
+    if region is None and not grid.is_global and name in ("platecarree", "lambert"):
+        rows, left = np.sort(grid.latitude_edges()), float(grid.longitude[0])
+        half = (grid.longitude[1] - grid.longitude[0]) / 2
+        region = (-180.0, 180.0, float(rows[0]), float(rows[-1])) if grid.periodic else (
+            left - half, float(grid.longitude[-1]) + half, float(rows[0]), float(rows[-1]))
+    if region is not None:
+        west, east, south, north = (float(v) for v in region)
+        if not (-90 <= south < north <= 90) or west == east or not all(np.isfinite(v) for v in (west, east)):
+            raise ConfigError(f"{region} is no region", fix="give west,east,south,north in degrees, for example -30,45,30,75")
+        span = east - west if 0 < east - west <= 360 else (east - west) % 360
+        region = (west, west + span, south, north)
+    return _make(name, region, center)
+
+
+def _projection(name: str, longitude: float, latitude: float) -> Any:
+    crs = _cartopy().crs
+    makers: dict[str, Callable[[], Any]] = {
+        "robinson": lambda: crs.Robinson(central_longitude=longitude),
+        "platecarree": lambda: crs.PlateCarree(central_longitude=longitude),
+        "equalearth": lambda: crs.EqualEarth(central_longitude=longitude),
+        "mollweide": lambda: crs.Mollweide(central_longitude=longitude),
+        "orthographic": lambda: crs.Orthographic(central_longitude=longitude, central_latitude=latitude),
+        "npolar": lambda: crs.NorthPolarStereo(central_longitude=longitude),
+        "spolar": lambda: crs.SouthPolarStereo(central_longitude=longitude),
+        "lambert": lambda: crs.LambertConformal(central_longitude=longitude, central_latitude=latitude, cutoff=-89 if latitude >= 0 else 89,
+                                                standard_parallels=(latitude - 12, latitude + 12)),
+    }
+    return makers[name]()
+
+
+@lru_cache(maxsize=16)
+def _make(name: str, region: Region | None, center: tuple[float, float] | None) -> View:
+    if name == "lambert" and region is None:
+        raise ConfigError("the lambert projection shows a region", fix="give region=west,east,south,north")
+    if region is not None:
+        middle = ((region[0] + region[1]) / 2, (region[2] + region[3]) / 2)
+    else:
+        middle = (0.0, 30.0 if name == "orthographic" else 0.0)
+    longitude, latitude = center or middle
+    longitude = (longitude + 180) % 360 - 180
+    crs = _projection(name, longitude, latitude if name != "lambert" or abs(latitude) > 1 else 1.0)
+    outline = _outline(name, crs, region)
+    stretch = 1.0
+    if name == "platecarree" and region is not None:
+        stretch = 1 / max(float(np.cos(np.deg2rad((region[2] + region[3]) / 2))), 0.2)
+    bare = View(name, crs, outline, stretch, _coasts(crs), (), ())
+    lines, labels = _graticule(bare, region, longitude)
+    return View(name, crs, outline, stretch, bare.coasts, lines, labels, region is None and name not in ("npolar", "spolar", "orthographic"))
+
+
+def _outline(name: str, crs: Any, region: Region | None) -> Float:
+    t = np.linspace(0, 1, 181)
+    if region is None and name == "orthographic":
+        radius = float(np.abs(np.asarray(crs.boundary.coords)[:, 0]).max())
+        ring = radius * np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
+    elif region is None and name not in ("npolar", "spolar"):
+        ring = np.asarray(crs.boundary.coords)[:, :2]
+    else:
+        if region is not None:
+            west, east, south, north = region
+            west, east = west + 1e-6, east - 1e-6
+            longitude = np.concatenate([west + (east - west) * t, np.full(181, east), east + (west - east) * t, np.full(181, west)])
+            latitude = np.concatenate([np.full(181, south), south + (north - south) * t, np.full(181, north), north + (south - north) * t])
+        else:
+            longitude = np.linspace(-180, 180, 361)
+            latitude = np.full(361, _POLAR_EDGE if name == "npolar" else -_POLAR_EDGE)
+        ring = crs.transform_points(_cartopy().crs.PlateCarree(), longitude, latitude)[:, :2]
+        if not np.isfinite(ring).all():
+            raise ConfigError(f"the region {region} is not on one side of the {name} map", fix="use projection=platecarree for it")
+    return np.concatenate([ring, ring[:1]])
+
+
+@lru_cache(maxsize=1)
+def _shores() -> Any:
+    from shapely.geometry import MultiLineString
+
+    lines: list[Any] = []
+    for name in ("ne_110m_coastline", "ne_110m_lakes"):
+        path = NATURAL_EARTH / f"{name}.shp"
+        if not path.is_file():
+            raise ResourceError("the coastlines are missing", where=str(path), fix="install the package again")
+        for shape in _cartopy().io.shapereader.Reader(str(path)).geometries():
+            lines += [shape] if shape.geom_type == "LineString" else [part.exterior for part in getattr(shape, "geoms", (shape,))]
+    return MultiLineString([line.coords for line in lines])
+
+
+def _coasts(crs: Any) -> tuple[Float, ...]:
+    projected = crs.project_geometry(_shores(), _cartopy().crs.PlateCarree())
+    return tuple(np.asarray(line.coords)[:, :2] for line in projected.geoms if len(line.coords) > 1)
+
+
+def _spacing(span: float) -> float:
+    return next((step for step in (1.0, 2.0, 5.0, 10.0, 15.0, 30.0) if span / step <= 7), 60.0)
+
+
+def _name(degrees: float, east: bool) -> str:
+    degrees = (degrees + 180) % 360 - 180 if east else degrees
+    if abs(degrees) in (0.0, 180.0):
+        return f"{abs(degrees):g}°"
+    positive, negative = ("E", "W") if east else ("N", "S")
+    return f"{abs(degrees):g}°{positive if degrees > 0 else negative}"
+
+
+def _breaks(line: Float, limit: float) -> list[Float]:
+    """The line cut where it leaves the map or jumps across it."""
+    jump = np.hypot(*np.diff(line, axis=0).T)
+    cut = np.flatnonzero(~np.isfinite(jump) | (jump > limit)) + 1
+    return [part for part in np.split(line, cut) if len(part) > 1 and np.isfinite(part).all()]
+
+
+def _graticule(view: View, region: Region | None, middle: float) -> tuple[tuple[Float, ...], tuple[Label, ...]]:
+    polar = view.name in ("npolar", "spolar") and region is None
+    if region is not None:
+        west, east, south, north = region
+    else:
+        west, east = middle - 180, middle + 180
+        south, north = {"npolar": (_POLAR_EDGE, 90.0), "spolar": (-90.0, -_POLAR_EDGE)}.get(view.name, (-90.0, 90.0))
+    step_x, step_y = (_spacing(east - west), _spacing(north - south)) if region is not None else (60.0 if not polar else 30.0, 30.0 if not polar else 20.0)
+    meridians = np.arange(np.ceil(west / step_x - 1e-9), np.floor(east / step_x + 1e-9) + 1) * step_x
+    parallels = np.arange(np.ceil(south / step_y - 1e-9), np.floor(north / step_y + 1e-9) + 1) * step_y
+    if polar:
+        parallels = np.array([40.0, 60.0, 80.0]) * (1 if view.name == "npolar" else -1)
+    limit = 0.2 * (view.extent[1] - view.extent[0])
+    lines: list[Float] = []
+    tall = np.linspace(max(south, -89.9), min(north, 89.9), 181)
+    wide = np.linspace(west + 1e-6, east - 1e-6, 361)
+    for value in meridians:
+        lines += _breaks(np.stack(view.project(np.full_like(tall, np.clip(value, west + 1e-6, east - 1e-6)), tall), axis=-1), limit)
+    for value in parallels:
+        lines += _breaks(np.stack(view.project(wide, np.full_like(wide, value)), axis=-1), limit)
+    return tuple(lines), _labels(view, region, meridians, parallels, middle, (west, east, south, north))
+
+
+def _labels(view: View, region: Region | None, meridians: Float, parallels: Float, middle: float, box: Region) -> tuple[Label, ...]:
+    west, east, south, north = box
+    labels: list[Label] = []
+
+    def put(longitude: float, latitude: float, text: str, ha: str, va: str, inside: bool) -> None:
+        x, y = view.project(np.array([longitude]), np.array([latitude]))
+        if np.isfinite(x[0]) and np.isfinite(y[0]):
+            labels.append((float(x[0]), float(y[0]), text, ha, va, inside))
+
+    if view.name in ("npolar", "spolar") and region is None:
+        for value in meridians[:-1]:
+            x, y = view.project(np.array([value]), np.array([np.sign(parallels[0]) * _POLAR_EDGE]))
+            radius = float(np.hypot(x[0], y[0]))
+            side = "left" if x[0] > 0.2 * radius else "right" if x[0] < -0.2 * radius else "center"
+            labels.append((float(x[0]) * 1.02, float(y[0]) * 1.02, _name(float(value), True), side,
+                           "bottom" if y[0] > 0.9 * radius else "top" if y[0] < -0.9 * radius else "center", False))
+        for value in parallels:
+            put(middle + 45, float(value), _name(float(value), False), "center", "center", True)
+    elif view.name == "orthographic" and region is None:
+        for value in parallels[1:-1]:
+            if value != 0:
+                put(middle, float(value), _name(float(value), False), "center", "center", True)
+        for value in meridians[:-1]:
+            if abs((value - middle + 180) % 360 - 180) < 75:
+                put(float(value), 0.0, _name(float(value), True), "center", "center", True)
+    else:
+        for value in parallels:
+            if region is not None or abs(value) < 90:
+                put(west + 1e-6, float(value), _name(float(value), False) + " ", "right", "center", False)
+        for value in meridians:
+            put(float(np.clip(value, west + 1e-6, east - 1e-6)), south, _name(float(value), True), "center", "top", False)
+    return tuple(labels)
