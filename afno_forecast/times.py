@@ -95,14 +95,15 @@ class TimeAxis:
         if np.issubdtype(values.dtype, np.datetime64):
             if np.isnat(values).any():
                 raise DataError("missing values (NaT) in the time coordinate", where=str(coordinate.name))
-            return cls(values.astype("datetime64[s]").astype(np.int64), STANDARD)
+            thousandths = values.astype("datetime64[ms]").astype(np.int64)
+            return cls((thousandths + 500) // 1000, STANDARD)  # to the nearest second: times stored as fractions of a day are a little off
         calendars = {canonical_calendar(v.calendar) for v in values if isinstance(v, cftime.datetime)}
         if len(calendars) != 1 or not all(isinstance(v, cftime.datetime) for v in values):
             raise DataError(f"not real datetimes of one calendar (found {sorted(calendars) or values.dtype})", where=str(coordinate.name),
                             fix="give the time coordinate CF units such as 'hours since 2000-01-01' and a calendar")
         calendar = calendars.pop()
-        seconds = np.asarray(cftime.date2num(values, EPOCH, calendar=calendar), dtype=np.float64)
-        seconds = np.rint(seconds).astype(np.int64)
+        exact = np.asarray(cftime.date2num(values, EPOCH, calendar=calendar), dtype=np.float64)
+        seconds = np.rint(exact).astype(np.int64)
         if calendar == "standard" and (len(seconds) == 0 or seconds.min() >= _GREGORIAN_REFORM):
             calendar = STANDARD
         return cls(seconds, calendar)
