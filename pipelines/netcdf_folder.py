@@ -1,0 +1,37 @@
+"""A folder of netCDF files -> a training store.
+
+    python pipelines/netcdf_folder.py era5_files store.zarr --statistics 1979-01-01/2015-12-31T18 --channels z500,t850,t2m
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
+from afno_forecast.errors import ForecastError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--statistics", required=True, help="START/END of the training period, ISO dates, both inclusive")
+    parser.add_argument("--channels", help="names separated by commas; all by default")
+    parser.add_argument("--time-step", help="such as 6h; the most common step by default")
+    arguments = parser.parse_args()
+    start, _, end = arguments.statistics.partition("/")
+    recipe = BuildRecipe(sources=tuple(str(p) for p in sorted(arguments.folder.glob("*.nc"))), statistics=StatisticsPeriod(start=start, end=end),
+                         channels=tuple(arguments.channels.split(",")) if arguments.channels else None, time_step=arguments.time_step)
+    try:
+        store = run_recipe(recipe, arguments.out, progress=lambda done, total, what: print(f"\r{what}: {done}/{total}", end="", file=sys.stderr))
+    except ForecastError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    print(f"\n{arguments.out}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
