@@ -95,7 +95,8 @@ class BlockReader:
         positions = np.arange(len(self._source.times))[times]
         dates = [self._source.times.format(i) for i in positions]
         if not dates:
-            return np.empty((0, len(self._channels), *(self._source.dataset.sizes[d] for d in ("latitude", "longitude"))), np.float32)
+            sizes = self._source.dataset.sizes
+            return np.empty((0, len(self._channels), int(sizes["latitude"]), int(sizes["longitude"])), np.float32)
         parts = self._compute([a.isel(time=times) for a in self._arrays], f"{dates[0]} to {dates[-1]}")
         return self._finish(np.stack(parts, axis=1), self._channels, dates)
 
@@ -112,7 +113,8 @@ class BlockReader:
             raise DataError(f"the source cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
                             where=f"{self.where}; {when}", fix="check the files with `afno-forecast data inspect`") from error
         with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused
-            return [np.asarray(p, dtype=np.float32) for p in parts]
+            made: list[NDArray[np.float32]] = [np.asarray(p, dtype=np.float32) for p in parts]
+        return made
 
     def _finish(self, states: NDArray[np.float32], channels: ChannelSet, dates: Sequence[str]) -> NDArray[np.float32]:
         """Fill declared missing cells, refuse the others, round; in place."""

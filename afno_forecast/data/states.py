@@ -127,23 +127,24 @@ def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
         refuse_missing(out, channels, [store.times.format(int(i)) for i in positions], where=str(store.path), fix="build the store again")
         return out
 
+    notes = (*own.get("notes", ()), *_extra(channels.names, store.channels.names))
     return States(store.times, store.grid, Orientation(store.grid.latitude, store.grid.longitude), channels,
-                  {**own.get("source_attributes", {}), **store.attrs}, (*own.get("notes", ()), *_extra(channels, store.channels)), str(store.path),
-                  read, store.static()[fixed] if len(fixed) else np.empty((0, *store.grid.shape), np.float32))
+                  {**own.get("source_attributes", {}), **store.attrs}, notes, str(store.path), read, store.static()[fixed])
 
 
 def _of_source(path: Paths, channels: ChannelSet, static: ChannelSet) -> States:
-    source = open_source(path)
+    source = open_source(path, channels=channels.names)
     where = ", ".join(source.paths)
     match_channels(channels, source.channels, where)
     match_channels(static, source.static, where)
     reader = BlockReader(source, channels, static, fix=_FIX)
     grid = source.orientation.grid()
     fields = reader.read_static() if len(static) else np.empty((0, *grid.shape), np.float32)
-    return States(source.times, grid, source.orientation, channels, source.attrs, (*(n.message for n in source.notes), *_extra(channels, source.channels)),
-                  where, reader.read, fields)
+    unused = dict.fromkeys(f.variable for f in source.findings if f.variable and not f.refused)
+    notes = (*(n.message for n in source.notes), *_extra([c.variable for c in (*channels, *static)], list(unused)))
+    return States(source.times, grid, source.orientation, channels, source.attrs, notes, where, reader.read, fields)
 
 
-def _extra(wanted: ChannelSet, available: ChannelSet) -> tuple[str, ...]:
-    names = [n for n in available.names if n not in wanted.names]
+def _extra(wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
+    names = [n for n in available if n not in wanted]
     return (f"not used: {', '.join(names)}",) if names else ()
