@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from . import __version__, model_folder, vocabulary
 from .channels import ChannelSet
 from .config import Strict, dump_config, load_config
 from .data.loader import Loader
 from .data.store import Store, channel_names, is_store
-from .documents import nearest
+from .documents import KeyPath, nearest
 from .errors import ConfigError, DataError
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from .times import format_duration, format_instant, parse_duration, parse_instant
@@ -59,23 +60,29 @@ class DataConfig(Strict):
     validation: Period
     """Validation period; must not overlap the training period."""
 
-    @field_validator("channels")
-    @classmethod
-    def _are_known(cls, channels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        store = info.data.get("store")
-        if store and Path(store).is_dir():
-            known = [name for full in channel_names(Path(store)) for name in (full, vocabulary.short_name(*vocabulary.split_name(full)))]
-            present = {vocabulary.split_name(name) for name in known}
-            unknown = [name for name in channels if vocabulary.split_name(name) not in present]
-        else:
-            known = list(vocabulary.known_names())
-            unknown = [name for name in channels if vocabulary.split_name(name)[0] == name and vocabulary.find_variable(name) is None
-                       and nearest(name, known, 0.7)]
-        if unknown:
-            near = {name: nearest(name, known, 0.5) for name in unknown}
-            raise ValueError("; ".join(f"unknown channel '{n}'" + (f" (did you mean '{m}'?)" if m else f"; there are {', '.join(known)}")
-                                       for n, m in near.items()))
-        return channels
+
+def _channel_problems(values: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Channel names that the store lacks; before the store is built, names that look like a misspelt known one."""
+    data = values.get("data")
+    channels = data.get("channels") if isinstance(data, dict) else None
+    if not isinstance(channels, list):
+        return
+    store = Path(str(data.get("store", "")))
+    in_store = channel_names(store) if store.is_dir() and is_store(store) else None
+    known = [vocabulary.short_name(*vocabulary.split_name(n)) for n in in_store] if in_store else list(vocabulary.known_names())
+    for position, name in enumerate(channels):
+        if not isinstance(name, str):
+            continue
+        variable, level = vocabulary.split_name(name)
+        near = nearest(name, known, 0.5 if in_store else 0.7)
+        missing = vocabulary.short_name(variable, level) not in known if in_store else near is not None and not _is_vocabulary(variable)
+        if missing:
+            hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known)}"
+            yield ("data", "channels", position), f"unknown channel '{name}'{hint}"
+
+
+def _is_vocabulary(variable: str) -> bool:
+    return vocabulary.find_variable(variable) is not None
 
 
 class Experiment(Strict):
@@ -99,7 +106,7 @@ class Experiment(Strict):
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read and check an experiment file. Raises one ConfigError with every problem, each with file, line and nearest name."""
-    return load_config(path, Experiment, overrides)
+    return load_config(path, Experiment, overrides, check=_channel_problems)
 
 
 def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], None]) -> Path:
@@ -136,6 +143,9 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
     loader = Loader(store, forecaster.channels, time_step=inputs.time_step, history=forecaster.history, start=train[0], end=train[1],
                     batch_size=experiment.training.batch_size, seed=experiment.seed, cache_bytes=experiment.training.cache_megabytes << 20)
+    windows = loader.windows(max(stage.rollout for stage in experiment.training.stages))
+    if windows.dropped:
+        echo(f"note: {windows.reason}; they are left out")
     validator = Validator(store, forecaster, experiment.validation, start=validation[0], end=validation[1])
     config_text = dump_config(experiment)
     (folder / "config.yaml").write_text(config_text)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-import yaml
 
 from . import __version__
 from .channels import Channel, ChannelSet
+from .documents import load_document
 from .errors import CheckpointError
 from .grid import LatLonGrid, grid_from_dict
 from .times import format_duration
@@ -27,7 +27,7 @@ from .times import format_duration
 if TYPE_CHECKING:
     import torch
 
-    from .forecaster import Forecaster, ModelInputs
+    from .forecaster import Forecaster, ModelConfig, ModelInputs
 
 FORMAT = 1
 CONFIG, WEIGHTS, STATISTICS, CARD, MANIFEST = "config.yaml", "model.safetensors", "statistics.nc", "README.md", "manifest.json"
@@ -122,6 +122,21 @@ def read_inputs(folder: Path) -> ModelInputs:
                        {str(k): str(v) for k, v in attrs.items()})
 
 
+def read_model_config(folder: Path) -> ModelConfig:
+    """The network of a model folder, from `config.yaml`. Raises CheckpointError when it does not describe one."""
+    from pydantic import ValidationError
+
+    from .forecaster import ModelConfig
+
+    path = folder / CONFIG
+    try:
+        return ModelConfig.model_validate(load_document(path).values["model"])
+    except (ValidationError, KeyError, TypeError) as error:
+        first = str(error).splitlines()
+        raise CheckpointError(f"config.yaml does not describe a model: {' '.join(first[:3])}", where=str(path),
+                              fix=f"this is version {__version__}; use the version that wrote the folder") from error
+
+
 def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mapping[str, torch.Tensor], card: str) -> None:
     """Write a model folder under a temporary name, flush it, and put it in place of the old one.
 
@@ -158,18 +173,16 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
 def load(folder: Path) -> Forecaster:
     """The forecaster of a model folder, ready to step, after every file's hash was checked.
 
-    Raises CheckpointError when a file is missing, altered or does not fit the network; ConfigError when `config.yaml` does not.
+    Raises CheckpointError when a file is missing, altered or does not fit the network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from .config import load_config_section
-    from .forecaster import ModelConfig, build_forecaster
+    from .forecaster import build_forecaster
 
     folder = Path(folder)
     check_manifest(folder, FILES)
-    config = load_config_section(folder / CONFIG, "model", ModelConfig)
-    forecaster = build_forecaster(config, read_inputs(folder))
+    forecaster = build_forecaster(read_model_config(folder), read_inputs(folder))
     try:
         weights = load_file(str(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
@@ -207,7 +220,7 @@ def describe(folder: Path) -> str:
     """Readable account of a model folder: channels with units, grid, step, size, data, card. Needs no torch."""
     folder = Path(folder)
     check_manifest(folder, FILES)
-    config = yaml.safe_load((folder / CONFIG).read_text())
+    config = load_document(folder / CONFIG).values
     with xr.open_dataset(folder / STATISTICS, engine="netcdf4") as ds:
         attrs = dict(ds.attrs)
         mean, std, tendency = (ds[k].values for k in ("mean", "std", "tendency_std"))

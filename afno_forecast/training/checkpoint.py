@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ResourceError
 from ..model_folder import check_manifest, fsync_folder, write_manifest
+from .schedule import Budget
 
 TENSORS, PROGRESS, LATEST = "state.safetensors", "state.json", "latest"
 _KEEP = 2
@@ -33,7 +34,7 @@ class Progress:
         train_step: optimiser updates done.
         stage: index of the stage of the last update.
         position: samples consumed in that stage.
-        seconds: wall-clock seconds of training.
+        seconds, core_seconds: wall-clock and CPU seconds of training.
         num_validations: validations done.
         best_score: lowest validation score so far.
         precision: resolved compute precision, kept over a resume.
@@ -43,9 +44,14 @@ class Progress:
     stage: int = 0
     position: int = 0
     seconds: float = 0.0
+    core_seconds: float = 0.0
     num_validations: int = 0
     best_score: float = float("inf")
     precision: str = "float32"
+
+    def spent(self, budget: Budget) -> float:
+        """Share of the budget, 0 at the start, 1 or more at the end."""
+        return budget.spent(self.train_step, self.seconds, self.core_seconds)
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:

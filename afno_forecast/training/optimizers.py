@@ -52,9 +52,14 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     x = matrix.mT if tall else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _NEWTON_SCHULZ
+    # x_k = p_k ... p_1 x_0 with p_k a polynomial of the gram matrix of x_(k-1): only the small side is iterated, x is touched twice.
+    identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    gram, product = x @ x.mT, identity
     for _ in range(_NUM_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = a * identity + b * gram + c * gram @ gram
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = product @ x
     return x.mT if tall else x
 
 

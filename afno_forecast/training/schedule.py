@@ -11,25 +11,35 @@ from ..config import Strict
 
 
 class Budget(Strict):
-    """How long to train: exactly one of the two."""
+    """How long to train: exactly one of the three."""
 
     train_steps: int | None = Field(default=None, gt=0)
     """Number of optimiser updates."""
     minutes: float | None = Field(default=None, gt=0)
     """Wall-clock minutes of training, validation not counted."""
+    core_minutes: float | None = Field(default=None, gt=0)
+    """CPU minutes of training over all threads, validation not counted: fair on a shared machine."""
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
-        if (self.train_steps is None) == (self.minutes is None):
-            raise ValueError("give exactly one of train_steps and minutes")
+        if [self.train_steps, self.minutes, self.core_minutes].count(None) != 2:
+            raise ValueError("give exactly one of train_steps, minutes and core_minutes")
         return self
 
-    def spent(self, train_steps: int, seconds: float) -> float:
+    def spent(self, train_steps: int, seconds: float, core_seconds: float) -> float:
         """Share of the budget, 0 at the start, 1 or more at the end."""
         if self.train_steps is not None:
             return train_steps / self.train_steps
+        if self.core_minutes is not None:
+            return core_seconds / (60 * self.core_minutes)
         assert self.minutes is not None
         return seconds / (60 * self.minutes)
+
+    def describe(self) -> str:
+        """In words."""
+        if self.train_steps is not None:
+            return f"{self.train_steps} updates"
+        return f"{self.core_minutes:g} core minutes" if self.core_minutes is not None else f"{self.minutes:g} minutes"
 
 
 class Stage(Strict):

@@ -185,8 +185,8 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
     with StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo) as log, contextlib.closing(run):
         log.event("resume" if resumed else "start", train_step=progress.train_step, precision=progress.precision)
         last_save = time.monotonic()
-        while (spent := config.budget.spent(progress.train_step, progress.seconds)) < 1:
-            began = time.monotonic()
+        while (spent := progress.spent(config.budget)) < 1:
+            began, core_began = time.monotonic(), time.process_time()
             batch = run.next_batch(stage_at(config.stages, spent))
             num_steps = config.stages[progress.stage].rollout
             learning_rate = config.optimizer.learning_rate * learning_rate_factor(spent, config.optimizer.warmup)
@@ -201,6 +201,7 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
             progress.train_step += 1
             progress.position += len(batch.states)
             progress.seconds += time.monotonic() - began
+            progress.core_seconds += time.process_time() - core_began
             log.update(progress.train_step, num_steps, loss.item(), norm.item(), learning_rate)
             _show(log, progress, config, loss.item(), num_steps)
             if _validation_due(progress, config, validator.config):
@@ -215,12 +216,12 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
                               fix="run the same command with --resume to go on")
         log.flush()
         run.save()
-        log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1), best_score=progress.best_score)
+        log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1), core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score)
     return progress
 
 
 def _validation_due(progress: Progress, config: TrainingConfig, validation: ValidationConfig) -> bool:
-    spent = min(1.0, config.budget.spent(progress.train_step, progress.seconds))
+    spent = min(1.0, progress.spent(config.budget))
     return int(spent * validation.count + 1e-9) > progress.num_validations
 
 
@@ -234,7 +235,7 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
     except DivergenceError as error:
         score, table = float("inf"), xr.Dataset()
         log.say(f"validation: {error.what}")
-    spent = min(1.0, run.config.budget.spent(progress.train_step, progress.seconds))
+    spent = min(1.0, progress.spent(run.config.budget))
     progress.num_validations = int(spent * validator.config.count + 1e-9)
     better = score < progress.best_score
     log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
@@ -247,7 +248,7 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
 
 
 def _show(log: RunLog, progress: Progress, config: TrainingConfig, loss: float, num_steps: int) -> None:
-    spent = config.budget.spent(progress.train_step, progress.seconds)
+    spent = progress.spent(config.budget)
     left = progress.seconds * (1 - spent) / spent if spent else 0.0
     rate = config.batch_size / max(progress.seconds / progress.train_step, 1e-9)
     log.progress(spent, f"step {progress.train_step}  loss {loss:.4f}  rollout {num_steps}  {rate:.1f} samples/s", left)

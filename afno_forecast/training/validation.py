@@ -46,7 +46,7 @@ class Validator:
         self.config = config
         self._store = store
         self._channels = forecaster.channels
-        self._index_C = np.asarray([store.channels.index(c.name) for c in forecaster.channels])
+        self._index_C = store.channel_index(forecaster.channels)
         step, lead = forecaster.time_step, parse_duration(config.lead_time)
         if lead % step:
             raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {step // 3600} h")
@@ -64,7 +64,7 @@ class Validator:
         return torch.from_numpy(np.stack([self._store.read(int(i), self._index_C) for i in rows]))
 
     def _score_persistence(self, forecaster: Forecaster) -> xr.Dataset:
-        scorer = Scorer(self._channels, forecaster.grid)
+        scorer = Scorer(self._channels, forecaster.grid, regions=("global",), calendar=forecaster.calendar)
         for step in sorted(self._scored):
             for window, init in zip(self._windows, self.init_seconds, strict=True):
                 initial, truth = self._states(window[[self._history - 1, self._history - 1 + step]])
@@ -77,7 +77,7 @@ class Validator:
 
         Raises DivergenceError when a rollout is not finite.
         """
-        scorer = Scorer(self._channels, forecaster.grid)
+        scorer = Scorer(self._channels, forecaster.grid, regions=("global",), calendar=forecaster.calendar)
         device = forecaster.area_weights_HW.device
         forecaster.eval()
         for first in range(0, len(self._windows), self.config.batch_size):
