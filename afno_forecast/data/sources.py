@@ -12,7 +12,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.channels import Channel, ChannelSet, Role
 from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import TimeAxis
@@ -97,14 +97,14 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
     if not pieces:
         raise _nothing(parts, findings, channels)
     fields, times = align(combine(one_calendar(pieces, ledger), ledger), ledger)
-    prognostic = ChannelSet(tuple(_channels(f, "prognostic") for f in fields if f.times is not None for f in _by_level(f)))
-    static = ChannelSet(tuple(_channels(f, "static") for f in fields if f.times is None for f in _by_level(f)))
+    prognostic = ChannelSet(tuple(channel for f in fields if f.times is not None for channel in _channels(f)))
+    static = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))
     if channels is not None:
         prognostic = _select(channels, prognostic, static, findings)
         fields = [f for f in fields if f.times is None or f.variable in {c.variable for c in prognostic}]
     for field in fields:
         if field.times is None and not _is_constant(field.variable):
-            ledger.note(f"'{field.piece.file_name}' has no time: taken as a constant field", field.piece.path)
+            ledger.note(f"'{field.piece.file_name}' has no time: taken as a constant field; add a time if it is a state", field.piece.path)
         if field.levels is None and (known := BY_NAME.get(field.variable)) is not None and known.on_levels:
             ledger.note(f"'{field.piece.file_name}' ({field.variable}) has no pressure level in the file", field.piece.path)
     orientation = next(p.orientation for p in kept if p.orientation is not None)
@@ -124,17 +124,14 @@ def _nothing(parts: Sequence[Part], findings: Sequence[Finding], channels: Seque
         have = ", ".join(dict.fromkeys(f.variable for f in findings if f.variable))
         return DataError(f"none of the channels {', '.join(channels)} is here; there are {have}", where=where, fix="use names from this list")
     if refused:
-        return DataError(f"no variable can be used: {refused[0].refused}", where=where, fix="'afno-forecast data inspect' lists every variable and reason")
+        return DataError(f"no variable can be used: {refused[0].refused}", where=where,
+                         fix="'afno-forecast data inspect' lists every variable and reason")
     return DataError("there is no gridded variable here", where=where, fix="'afno-forecast data inspect' shows what is in it")
 
 
-def _by_level(field: Field) -> list[tuple[Field, int | None]]:
-    return [(field, level) for level in field.levels] if field.levels is not None else [(field, None)]
-
-
-def _channels(item: tuple[Field, int | None], role: str) -> Channel:
-    field, level = item
-    return Channel(field.variable, level, field.units, "static" if role == "static" else "prognostic")
+def _channels(field: Field) -> list[Channel]:
+    role: Role = "static" if field.times is None else "prognostic"
+    return [Channel(field.variable, level, field.units, role) for level in (field.levels if field.levels is not None else (None,))]
 
 
 def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, findings: Sequence[Finding]) -> ChannelSet:
@@ -192,4 +189,5 @@ def _on_levels(field: Field, levels: Sequence[int]) -> da.Array:
             shape = (*field.data.shape[:axis], 1, *field.data.shape[axis + 1 :])
             chunks = (*field.data.chunks[:axis], (1,), *field.data.chunks[axis + 1 :])
             layers.append(da.full(shape, np.nan, dtype=np.float32, chunks=chunks))
-    return da.concatenate(layers, axis=axis)
+    joined: da.Array = da.concatenate(layers, axis=axis)
+    return joined

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import dask
 import dask.array as da
 import numpy as np
+from dask.base import compute
 from numpy.typing import NDArray
 
 from afno_forecast.errors import DataError
@@ -164,8 +164,10 @@ def _take(members: list[Piece], data: da.Array, order: NDArray[np.int64]) -> da.
     """`data[order]` in runs of ascending neighbours, so that whole files in another order stay whole blocks."""
     breaks = np.flatnonzero(np.diff(order) != 1) + 1
     if len(breaks) > 4 * len(members) + 64:
-        return data[order]
-    return da.concatenate([data[run[0] : run[-1] + 1] for run in np.split(order, breaks)], axis=0)
+        joined: da.Array = data[order]
+    else:
+        joined = da.concatenate([data[run[0] : run[-1] + 1] for run in np.split(order, breaks)], axis=0)
+    return joined
 
 
 def _check_repeated(members: list[Piece], data: da.Array, order: NDArray[np.int64], repeated: NDArray[np.int64], ledger: Ledger) -> None:
@@ -176,7 +178,7 @@ def _check_repeated(members: list[Piece], data: da.Array, order: NDArray[np.int6
     batch = max(1, int(_COMPARED_BYTES / max(data.nbytes / data.shape[0], 1)))
     for start in range(0, len(repeated), batch):
         chosen = repeated[start : start + batch]
-        one, two = dask.compute(data[order[chosen]], data[order[chosen + 1]])
+        one, two = compute(data[order[chosen]], data[order[chosen + 1]])
         differs = ~((one == two) | (np.isnan(one) & np.isnan(two))).reshape(len(chosen), -1).all(axis=1)
         if differs.any():
             at = chosen[int(np.argmax(differs))]
@@ -185,7 +187,7 @@ def _check_repeated(members: list[Piece], data: da.Array, order: NDArray[np.int6
             count = int(differs.sum())
             ledger.fail(DataError(
                 f"'{members[0].variable}' has the time {format_instant(int(seconds), axis.calendar)} twice with different data"
-                + (f" (and {count - 1} more such times)" if count > 1 else ""),
+                f" (by up to {np.nanmax(np.abs(one - two)):.3g} {members[0].units}{f', and {count - 1} more such times' if count > 1 else ''})",
                 where=files[0] if files[0] == files[1] else f"{files[0]} and {files[1]}", fix="remove the wrong one of the two"))
             return
     where = ", ".join(dict.fromkeys(members[int(np.searchsorted(lengths, order[i], side="right"))].path for i in repeated + 1))
@@ -193,7 +195,7 @@ def _check_repeated(members: list[Piece], data: da.Array, order: NDArray[np.int6
 
 
 def _same_constant(first: Piece, other: Piece, ledger: Ledger) -> None:
-    one, two = dask.compute(first.data, other.data)
+    one, two = compute(first.data, other.data)
     scale = float(np.nanmax(np.abs(one))) if np.isfinite(one).any() else 1.0
     if not np.allclose(one, two, rtol=1e-6, atol=1e-6 * scale, equal_nan=True):
         ledger.fail(DataError(f"'{first.variable}' does not change with time but differs between files", where=f"{first.path} and {other.path}",
@@ -206,7 +208,7 @@ def _constant(field: Field, ledger: Ledger) -> Field:
     if known is None or not known.constant or field.times is None or field.levels is not None:
         return field
     middle = len(field.times) // 2
-    first, *others = dask.compute(field.data[0], field.data[middle], field.data[-1])
+    first, *others = compute(field.data[0], field.data[middle], field.data[-1])
     if all(np.array_equal(first, other, equal_nan=True) for other in others):
         ledger.note(f"'{field.variable}' comes with times and is constant (first, middle and last agree): taken once", field.piece.path)
         return replace(field, times=None, data=field.data[0])
@@ -230,14 +232,16 @@ def _shared_times(axes: dict[str, TimeAxis | None], ledger: Ledger) -> TimeAxis 
     if len(seconds) == 0:
         other = next(n for n, a in dated.items() if len(np.intersect1d(a.seconds, first.seconds)) < len(a))
         raise DataError(f"no time is common to all variables, for example '{first_name}' ({first.format(0)}..{first.format(-1)}) "
-                        f"and '{other}' ({dated[other].format(0)}..{dated[other].format(-1)})", fix="choose variables that share times with channels=[...]")
+                        f"and '{other}' ({dated[other].format(0)}..{dated[other].format(-1)})",
+                        fix="choose variables that share times with channels=[...]")
     return TimeAxis(seconds, first.calendar)
 
 
 def _at_times(data: da.Array, own: TimeAxis | None, wanted: TimeAxis | None) -> da.Array:
     if own is None or wanted is None or np.array_equal(own.seconds, wanted.seconds):
         return data
-    return data[np.searchsorted(own.seconds, wanted.seconds)]
+    chosen: da.Array = data[np.searchsorted(own.seconds, wanted.seconds)]
+    return chosen
 
 
 def align(fields: Sequence[Field], ledger: Ledger) -> tuple[list[Field], TimeAxis]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -126,10 +126,12 @@ def find_horizontal(ds: xr.Dataset, path: str) -> tuple[str, str, Orientation]:
 def _horizontal(ds: xr.Dataset, standard_name: str, names: tuple[str, ...], units: tuple[str, ...]) -> xr.DataArray | None:
     """The coordinate of that meaning: by standard name, then units, then name; grids of rotated poles have other standard names."""
     candidates = [ds[name] for name in ds.variables if ds[name].ndim in (1, 2) and ds[name].dtype.kind in "fiu"]
-    for test in (lambda v: _attr(v, "standard_name") == standard_name,
-                 lambda v: not _attr(v, "standard_name").startswith("grid_") and _attr(v, "units").lower() in units,
-                 lambda v: str(v.name).lower() in names):
-        found = [v for v in candidates if test(v) and "bnds" not in str(v.name) and "bounds" not in str(v.name)]
+    tests: tuple[Callable[[xr.DataArray], bool], ...] = (
+        lambda v: _attr(v, "standard_name") == standard_name,
+        lambda v: not _attr(v, "standard_name").startswith("grid_") and _attr(v, "units").lower() in units,
+        lambda v: str(v.name).lower() in names)
+    for test in tests:
+        found = [v for v in candidates if test(v) and not str(v.name).endswith(("_bnds", "_bounds"))]
         if found:
             return min(found, key=lambda v: v.ndim)
     return None
@@ -153,9 +155,9 @@ def find_axes(ds: xr.Dataset, path: str, ledger: Ledger) -> tuple[Axes, Orientat
         hpa = _pressure(coordinate, name, path, ledger)
         if hpa is not None:
             level.setdefault(dim, hpa)
-        elif coordinate.size == 1 and (name.lower().startswith("height") or _attr(coordinate, "standard_name") == "height"):
-            if _attr(coordinate, "units") in ("m", "metre", "meter", "metres", "meters", ""):
-                height = float(coordinate.values.reshape(-1)[0])
+        elif (coordinate.size == 1 and (name.lower().startswith("height") or _attr(coordinate, "standard_name") == "height")
+              and _attr(coordinate, "units") in ("m", "metre", "meter", "metres", "meters", "")):
+            height = float(coordinate.values.reshape(-1)[0])
     time = _times(ds, coordinates, step, path, ledger)
     used = {n for n, c in coordinates.items() if c.ndim < 2}
     return Axes(latitude, longitude, time, level, step, height, frozenset(auxiliary | used)), orientation
@@ -240,11 +242,12 @@ def decode(ds: xr.Dataset, path: str, ledger: Ledger) -> Part:
         axes, orientation = find_axes(ds, path, ledger)
     except DataError as error:
         ledger.fail(error)
-        findings = tuple(replace(_finding(v, path), refused=error.what) for v in ds.data_vars.values())
-        return Part(path, None, (), findings, dict(ds.attrs))
+        refused = tuple(replace(_finding(v, path), refused=error.what) for v in ds.data_vars.values())
+        return Part(path, None, (), refused, dict(ds.attrs))
     names: list[Hashable] = [n for n in ds.variables if n not in axes.auxiliary and n not in (axes.latitude, axes.longitude)]
     orientation = replace(orientation, transposed=_transposed(ds, names, axes))
-    pieces, findings = [], []
+    pieces: list[Piece] = []
+    findings: list[Finding] = []
     for name in names:
         array = ds[name]
         if name in ds.coords and not {axes.latitude, axes.longitude} <= set(array.dims):
@@ -389,7 +392,9 @@ def _canonical(data: da.Array, orientation: Orientation, factor: float, offset: 
     """Canonical row and column order, units and float32, in one step for each block; (..., H, W) in the file's rows and columns."""
     data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
     order = replace(orientation, transposed=False)
-    return data.map_blocks(_canonical_block, order, factor, offset, mask, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32))
+    blocks: Any = data
+    mapped: da.Array = blocks.map_blocks(_canonical_block, order, factor, offset, mask, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32))
+    return mapped
 
 
 def _canonical_block(block: NDArray[Any], order: Orientation, factor: float, offset: float, mask: bool) -> NDArray[np.float32]:

@@ -64,7 +64,7 @@ def _expand(text: str) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(text):
-        matched = sorted(Path(p) for p in glob.iglob(str(path), recursive=True))
+        matched = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if matched:
             return matched
         raise DataError(f"no file matches '{text}'", fix="check the pattern, and quote it so that the shell leaves it alone")
