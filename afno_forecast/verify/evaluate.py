@@ -63,7 +63,7 @@ def evaluate(forecast: xr.Dataset | Path, truth: States, *, climatology: Climato
         DivergenceError: a forecast that is not finite.
     """
     ds = forecast if isinstance(forecast, xr.Dataset) else open_forecast(forecast)
-    _require_same(forecast_grid(ds), truth.grid, TimeAxis.from_xarray(ds["time"]).calendar, truth.times.calendar)
+    _require_same(forecast_grid(ds, wraps=truth.grid.periodic), truth.grid, TimeAxis.from_xarray(ds["time"]).calendar, truth.times.calendar)
     plan = _plan(ds, truth.channels, leads)
     calendar = truth.times.calendar
     scorers = {kind: Scorer(plan.channels, truth.grid, regions=regions, calendar=calendar, missing_ok=kind == "_climatology")

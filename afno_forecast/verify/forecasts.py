@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cftime
 import numpy as np
 import xarray as xr
 import zarr
@@ -53,16 +54,15 @@ def open_forecast(path: Path | str) -> xr.Dataset:
     if ds.sizes.get("number", 1) != 1:
         raise DataError(f"an ensemble of {ds.sizes['number']} members", where=str(path), fix="give one member, or the mean over 'number'")
     ds = ds.squeeze("number", drop=True) if "number" in ds.dims else ds
-    axis = TimeAxis.from_xarray(ds["time"])
-    ds = ds.assign_coords(time=("time", axis.values()), prediction_timedelta=("prediction_timedelta", _lead_times(ds, path)))
+    ds = ds.assign_coords(time=("time", _init_times(ds, path).values()), prediction_timedelta=("prediction_timedelta", _lead_times(ds, path)))
     return _order(_gather_levels(ds, path))
 
 
-def forecast_grid(ds: xr.Dataset) -> Grid:
-    """The grid of a dataset in canonical form."""
+def forecast_grid(ds: xr.Dataset, *, wraps: bool = True) -> Grid:
+    """The grid of a dataset in canonical form; files do not say whether a box wraps."""
     if "latitude" in ds.dims:
         return LatLonGrid(ds["latitude"].values, ds["longitude"].values)
-    return BoxGrid(ds["y"].values, ds["x"].values)
+    return BoxGrid(ds["y"].values, ds["x"].values, wraps)
 
 
 def forecast_channels(ds: xr.Dataset) -> ChannelSet:
@@ -133,8 +133,7 @@ def _open_raw(path: Path) -> xr.Dataset:
         raise DataError("there is no forecast", where=str(path), fix="check the path, or make it with afno-forecast rollout")
     engine = "zarr" if path.is_dir() else None
     try:
-        coder = xr.coders.CFDatetimeCoder(time_unit="s")
-        ds = xr.open_dataset(path, engine=engine, decode_times=coder, decode_timedelta=False, cache=False)
+        ds = xr.open_dataset(path, engine=engine, decode_times=False, cache=False)  # times are decoded here, exactly, in their own calendar
         per_level = any(vocabulary.split_name(str(name))[1] is not None for name in ds.data_vars)
         return ds.chunk() if per_level else ds  # to be stacked along level without reading them
     except (OSError, ValueError, KeyError) as error:
@@ -148,9 +147,8 @@ def _require_chunks(path: Path, raw: xr.Dataset) -> None:
         counts = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
         for index in product(*(range(n) for n in counts)):
             if not (path / name / array.metadata.encode_chunk_key(index)).is_file():
-                init = str(raw["time"].values[index[0]])[:16] if name in raw.data_vars else ""
-                raise DataError(f"a chunk of '{name}' is lost: {array.metadata.encode_chunk_key(index)}", where=f"{path} {init}".rstrip(),
-                                fix="remove the forecast and run the rollout again")
+                init = f", init {_init_times(raw, path).format(index[0])}" if name in raw.data_vars else ""
+                raise DataError(f"a chunk of '{name}' is lost: {array.metadata.encode_chunk_key(index)}", where=f"{path}{init}", fix="remove the forecast and run the rollout again")
 
 
 def _rename(ds: xr.Dataset, path: Path) -> xr.Dataset:
@@ -179,12 +177,27 @@ def _rename(ds: xr.Dataset, path: Path) -> xr.Dataset:
     return ds
 
 
+def _init_times(ds: xr.Dataset, path: Path) -> TimeAxis:
+    coordinate = ds["time"]
+    if not np.issubdtype(coordinate.dtype, np.datetime64):
+        units, calendar = str(coordinate.attrs.get("units", "")), str(coordinate.attrs.get("calendar", "standard"))
+        try:
+            coordinate = xr.DataArray(cftime.num2date(coordinate.values, units, calendar=calendar), dims="time", name="time")
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"time has the units '{units}', calendar '{calendar}': {error}", where=str(path),
+                            fix="give it CF units, for example 'hours since 2000-01-01'") from error
+    axis = TimeAxis.from_xarray(coordinate)
+    if (np.diff(axis.seconds) <= 0).any():
+        raise DataError("init times do not ascend, or come twice", where=str(path), fix="sort the file along time and drop repeats")
+    return axis
+
+
 def _lead_times(ds: xr.Dataset, path: Path) -> Any:
     coordinate = ds["prediction_timedelta"]
-    if np.issubdtype(coordinate.dtype, np.timedelta64):
-        return coordinate.values.astype("timedelta64[ns]")
     units = str(coordinate.attrs.get("units", ""))
     factor = _SECONDS.get(units, _SECONDS.get(f"{units}s"))
+    if np.issubdtype(coordinate.dtype, np.timedelta64):
+        coordinate, factor = coordinate.astype("timedelta64[ns]").astype(np.int64), 1e-9
     if factor is None:
         raise DataError(f"prediction_timedelta has {'the units ' + repr(units) if units else 'no units'}", where=str(path),
                         fix="set its attribute, for example units = 'hours'")

@@ -155,10 +155,10 @@ class Scorer:
         row = np.full((5, len(self.regions), num_channels), np.nan)
         for first in range(0, num_channels, block):
             part = [a[first:first + block] for a in arrays]
-            error = np.subtract(part[0], part[1], dtype=np.float64)
+            error = np.subtract(part[0], part[1], dtype=np.float64, order="C")
             terms: list[tuple[Float, Float | None]] = [(error, None), (error, error)]
             if len(part) == 3:
-                forecast, truth = (np.subtract(a, part[2], dtype=np.float64) for a in part[:2])
+                forecast, truth = (np.subtract(a, part[2], dtype=np.float64, order="C") for a in part[:2])
                 terms += [(forecast, truth), (forecast, forecast), (truth, truth)]
             for q, (left, right) in enumerate(terms):
                 row[q, :, first:first + block] = self._means(left, right)
@@ -174,10 +174,10 @@ class Scorer:
         result = np.empty((len(self.regions), len(left)))
         for r, region in enumerate(self.regions):
             weights = self._row_weights[region.rows]
-            sums_CH, width = full_CH[:, region.rows], left.shape[-1]
+            sums_CH, width = np.take(full_CH, region.rows, axis=1), left.shape[-1]
             if region.columns is not None:
-                cells = np.ix_(np.arange(len(left)), region.rows, region.columns)
-                sums_CH, width = _row_sums(left[cells], None if right is None else right[cells]), len(region.columns)
+                part, other = _cells_of(left, region), None if right is None else _cells_of(right, region)
+                sums_CH, width = _row_sums(part, other), len(region.columns)
             result[r] = (sums_CH * weights).sum(axis=-1) / (weights.sum() * self._width(region, width))
         return result
 
@@ -207,8 +207,13 @@ def _numpy(array: Array) -> NDArray[Any]:
 
 
 def _row_sums(left: Float, right: Float | None) -> Float:
-    """Sums along the columns of left (times right), (C, H, W) -> (C, H), without a temporary and without threads."""
+    """Sums along the columns of left (times right), (C, H, W) -> (C, H); arrays in C order, so that the order of adding is one."""
     return np.asarray(left.sum(axis=-1) if right is None else np.einsum("chw,chw->ch", left, right))
+
+
+def _cells_of(array: Float, region: Region) -> Float:
+    assert region.columns is not None
+    return np.take(np.take(array, region.rows, axis=1), region.columns, axis=2)
 
 
 def _metrics(rows_NQRC: Float) -> dict[str, Float]:
