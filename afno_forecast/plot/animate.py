@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,6 +16,7 @@ from ..errors import ConfigError, DataError
 from . import canvas, style
 from .canvas import MapPanel, say
 from .fields import Field, Series, truth_for
+from .film import Film
 from .maps import method_of, source_text, title_of
 from .style import MUTED
 from .views import Region, View, view_for
@@ -38,6 +40,7 @@ class MotionPage:
         top = 1.12 if count == 1 else 1.34
         height = top + tall + 1.24
         self._width = width
+        self._film: Film | None = None
         self.figure: Figure = style.new_figure(width, height, dpi)
         shown = [f.values for f in fields] + [t.values for t in truths or () if t is not None]
         scale = style.magnitude(first.variable, shown)
@@ -62,15 +65,15 @@ class MotionPage:
         self._absent.set_visible(len(self.panels) == 2 and truth is None)
         self.texts[1].set_text(style.drawable(style.fit(field.times_text(), self._width - 0.6, 10)))
 
+
+    def moving(self) -> list[Any]:
+        """The artists that `show` changes, in drawing order."""
+        return [a for panel in self.panels for a in panel.moving()] + [self._absent, self.texts[1]]
+
     def picture(self) -> Image.Image:
         """What is shown now, as an RGB image."""
-        return picture_of(self.figure)
-
-
-def picture_of(figure: Figure) -> Image.Image:
-    """A drawn figure as an RGB image."""
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
+        self._film = self._film or Film(self.figure, self.moving())
+        return self._film.picture(self.moving())
 
 
 def animate(forecast: xr.Dataset, variable: str, out: Path, *, truth: xr.Dataset | None = None, init: str | None = None, fps: float = 4.0,
@@ -128,6 +131,8 @@ def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
     for i, frame in enumerate(picks):
         sheet.paste(frame, (0, i * frame.height))
     palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours = palette.getpalette() or []
+    palette.putpalette([255 if min(colours[i - i % 3: i - i % 3 + 3]) >= 250 else v for i, v in enumerate(colours)])
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = round(1000 / fps)
     buffer = io.BytesIO()

@@ -66,8 +66,6 @@ class MapPanel:
             self._labels()
 
     def _background(self) -> None:
-        backdrop = Polygon(self.view.outline, closed=True, facecolor=style.MISSING, edgecolor="none", zorder=0)
-        self.axes.add_patch(backdrop)
         for lines, colour, width, order in ((self.view.graticule, "#30363d", 0.35, 3), (self.view.coasts, "white", 1.7, 3.5),
                                             (self.view.coasts, style.COAST, 0.75, 4)):
             alpha = {3: 0.45, 3.5: 0.45, 4: 1.0}[order]
@@ -102,6 +100,10 @@ class MapPanel:
         if self._lines and _crosses(shown, self.scale.levels):
             self._contours = self._clip(self.axes.contour(self._x, self._y, shown, levels=self.scale.levels, colors="#101418", linewidths=0.35,
                                                           alpha=0.45, linestyles="solid", zorder=2))
+
+    def moving(self) -> list[Any]:
+        """The artists that `show` changes, in drawing order."""
+        return [a for a in (self.image, self._contours) if a is not None]
 
     def overlay(self, values: Float, levels: Float, grid: LatLonGrid, colour: str = "#7d1128") -> None:
         """Labelled contour lines of another variable, on its own grid; shape (H, W)."""

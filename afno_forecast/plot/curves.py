@@ -111,8 +111,8 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
     curves = read_curves(scores, metric=metric, variables=variables, region=region)
     columns = min(len(curves), 3) if len(curves) != 4 else 2
     rows = -(-len(curves) // columns)
-    wide, tall, gap_x, gap_y, left, top, bottom = 3.2, 2.15, 0.85, 0.95, 0.85, 1.5, 0.8
-    width = max(left + columns * wide + (columns - 1) * gap_x + 0.35, 6.4)
+    wide, tall, gap_x, gap_y, left, top, bottom = 3.2, 2.15, 0.85, 0.95, 0.85, 1.5, 0.62
+    width = max(left + columns * wide + (columns - 1) * gap_x + 0.35, 6.8)
     height = top + rows * tall + (rows - 1) * gap_y + bottom
     figure = style.new_figure(width, height, dpi)
     count = scores.attrs.get("num_inits")
@@ -125,7 +125,7 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
         axes = figure.add_axes(((left + column * (wide + gap_x)) / width, 1 - (top + row * (tall + gap_y) + tall) / height, wide / width, tall / height))
         _panel(axes, curve, metric)
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
-    figure.legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1 - 0.3 / width, 1 - (top - 0.28) / height), ncols=len(handles), frameon=False,
+    figure.legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1 - 0.3 / width, 1 - (top - 0.48) / height), ncols=len(handles), frameon=False,
                   prop={"family": style.FONT, "size": 9}, handlelength=2.6, columnspacing=1.4, borderaxespad=0)
     return figure
 

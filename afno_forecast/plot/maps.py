@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..errors import ConfigError, DataError
 from . import canvas, style
 from .canvas import MapPanel, say
 from .fields import Field, Series, scores_of, truth_for
+from .film import Film
 from .sampling import Method, Sampler
 from .style import MUTED, Scale
 from .views import Region, View, view_for
@@ -156,6 +159,7 @@ class ComparePage:
         self._numbers = [say(self.figure, (left + wide + gap + 0.42 + dx) / width, (lower + tall - 0.12) / height, "", size=10, ha="left", va="top",
                              linespacing=1.75) for dx in (0.0, 2.5)]
         self._bars_done = False
+        self._film: Film | None = None
         canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}; scores with exact cell areas.  {canvas.CREDIT}")
 
     def show(self, forecast: Field, truth: Field | None, persistence: Field | None = None) -> None:
@@ -177,6 +181,15 @@ class ComparePage:
             text.set_text(style.drawable(words))
         if not self._bars_done:
             self._bars(forecast)
+
+    def moving(self) -> list[Any]:
+        """The artists that `show` changes, in drawing order."""
+        return [a for panel in self.panels for a in panel.moving()] + [self._absent, *self.texts, *self._heads, *self._numbers]
+
+    def picture(self) -> Image.Image:
+        """What is shown now, as an RGB image."""
+        self._film = self._film or Film(self.figure, self.moving())
+        return self._film.picture(self.moving())
 
     def _bars(self, field: Field) -> None:
         width, height, wide, tall = self._size
