@@ -47,8 +47,8 @@ def write(ds: xr.Dataset, path: Path) -> None:
         for name in (*(c for c in ds.coords if c != "time"), *ds.data_vars):
             array = ds[name]
             chunks = tuple(min(CHUNK_TIMES, n) if d == "time" else n for d, n in array.sizes.items())
-            target = out.createVariable(str(name), "f4", array.dims, compression="zlib", complevel=9, shuffle=True, fletcher32=True, chunksizes=chunks,
-                                        fill_value=False if name in ds.coords else array.attrs.get("_FillValue", False))
+            target = out.createVariable(str(name), "f4", array.dims, compression="zlib", complevel=9, shuffle=True, fletcher32=True,
+                                        chunksizes=chunks, fill_value=False if name in ds.coords else array.attrs.get("_FillValue", False))
             target.setncatts({k: v for k, v in array.attrs.items() if k != "_FillValue"})
             target[:] = array.values
 

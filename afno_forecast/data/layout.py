@@ -121,7 +121,8 @@ def create_climatology(root: Path, layout: Layout, num_hours: int) -> None:
 
 def open_array(root: Path, name: str) -> zarr.Array[Any]:
     """An array, to be written."""
-    return zarr.open_array(store=zarr.storage.LocalStore(root), path=name, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
+    array = zarr.open_array(store=zarr.storage.LocalStore(root), path=name, mode="r+", zarr_format=3)
+    return array.with_config({"write_empty_chunks": True})  # an argument `config` of open_array is ignored
 
 
 def write_small(root: Path, name: str, values: NDArray[Any] | Sequence[str], dims: Sequence[str],
