@@ -1,0 +1,166 @@
+"""The commands. Only the standard library and click are imported here; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import __version__
+from .cli_data import data
+from .cli_exit import Guard
+from .cli_options import PATH, NamesList
+from .cli_plot import plot
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="afno-forecast")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error. Accepted anywhere on the line.")
+def cli() -> None:
+    """Train, roll out, score and draw forecasts of gridded data.
+
+    Start with `afno-forecast demo`. Exit codes: 0 done, 2 usage or configuration, 3 input data, 4 checkpoint or model, 5 resources or
+    environment, 6 numbers diverged, 70 a bug of ours, 75 stopped by a signal (run the same command again).
+    """
+
+
+def main() -> None:
+    """The entry point: runs a command, answers errors with at most three lines and the exit code of their kind."""
+    arguments = sys.argv[1:]
+    ends = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:ends]
+    arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i >= ends]
+    with Guard(debug=debug):
+        code = cli.main(args=arguments, prog_name="afno-forecast", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@cli.command()
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Folder to fill.")
+def demo(out: Path) -> None:
+    """Run the whole path on the embedded sample: data, training, forecasts, scores, report."""
+    from .demo import run_demo
+
+    run_demo(out, echo=click.echo)
+
+
+@cli.command()
+def doctor() -> None:
+    """Look at this machine: versions, cores, memory, disk, accelerator, what is missing."""
+    from .doctor import examine, format_findings
+
+    findings = examine(Path.cwd())
+    click.echo(format_findings(findings))
+    if any(f.state == "fails" for f in findings):
+        sys.exit(5)
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+def info(path: Path) -> None:
+    """Say what a model folder, run folder, training store, forecast or data file holds."""
+    from .cli_open import describe
+
+    click.echo(describe(path))
+
+
+@cli.command()
+@click.argument("config", type=PATH)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--resume", is_flag=True, help="Go on from the newest valid checkpoint of the run folder.")
+def train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    """Train the experiment of one YAML file. KEY=VALUE changes a value: training.batch_size=8."""
+    experiment = _load(config, overrides)
+    from .experiment import run_training
+
+    folder = run_training(experiment, resume=resume, echo=click.echo)
+    click.echo(f"model: {folder}")
+
+
+@cli.command()
+@click.argument("model", type=PATH)
+@click.option("--data", "sources", type=PATH, required=True, multiple=True, help="Training store, or files that hold the initial states; repeatable.")
+@click.option("--init", required=True, metavar="TIME", help="first, last, 2020-01-01T00, or START/END/STEP (2020-01-01/2020-01-31/12h).")
+@click.option("--lead-time", required=True, metavar="DURATION", help="How far to forecast: 10d, 36h.")
+@click.option("--out", type=PATH, required=True, help="Forecast file: .zarr or .nc.")
+@click.option("--format", "file_format", type=click.Choice(["zarr2", "zarr3", "netcdf"]), help="Instead of what the suffix of --out says.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Start times stepped together.")
+def rollout(model: Path, sources: tuple[Path, ...], init: str, lead_time: str, out: Path, file_format: str | None, batch_size: int) -> None:
+    """Forecast from analyses; written while the model runs, continued after an interruption by the same command."""
+    from .forecast.produce import produce_forecast
+    from .times import parse_duration
+
+    seconds = parse_duration(lead_time)
+    data_paths = sources[0] if len(sources) == 1 else sources
+    produce_forecast(model, data_paths, init=init, lead_time=seconds, out=out, format=file_format, batch_size=batch_size, echo=click.echo)  # type: ignore[arg-type]
+    click.echo(f"forecast: {out}")
+
+
+@cli.command()
+@click.argument("forecast", type=PATH)
+@click.option("--truth", "truths", type=PATH, required=True, multiple=True, help="Training store, or files of analyses; repeatable.")
+@click.option("--out", type=PATH, required=True, help="Score file, .nc; a .csv is written beside it. A folder: named as WeatherBench does.")
+@click.option("--climatology", type=PATH, help="Training store whose climatology is used. [default: the truth's own]")
+@click.option("--regions", type=NamesList(), help="WeatherBench's names, with commas. [default: all the grid covers]")
+def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: Path | None, regions: tuple[str, ...] | None) -> None:
+    """Score a forecast against analyses, beside persistence and climatology."""
+    from .cli_open import score
+
+    for line in score(forecast, truths, out, climatology, regions):
+        click.echo(line)
+
+
+@cli.group()
+def config() -> None:
+    """Check, write out and describe configuration files."""
+
+
+@config.command("validate")
+@click.argument("path", type=PATH, metavar="CONFIG")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def validate(path: Path, overrides: tuple[str, ...]) -> None:
+    """List everything wrong with an experiment file, with lines and nearest names."""
+    _load(path, overrides)
+    click.echo(f"{path}: valid")
+
+
+@config.command("dump")
+@click.argument("path", type=PATH, metavar="CONFIG")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def dump(path: Path, overrides: tuple[str, ...]) -> None:
+    """Write the resolved experiment with every default."""
+    experiment = _load(path, overrides)
+    from .config import dump_config
+
+    click.echo(dump_config(experiment), nl=False)
+
+
+@config.command("schema")
+@click.argument("kind", type=click.Choice(["experiment", "recipe"]), default="experiment")
+def schema(kind: str) -> None:
+    """Write the JSON schema of an experiment, or of a recipe of `data build`, for editors."""
+    from .config import schema as json_schema
+
+    if kind == "recipe":
+        from .data.build import BuildRecipe
+
+        click.echo(json_schema(BuildRecipe))
+    else:
+        from .experiment import Experiment
+
+        click.echo(json_schema(Experiment))
+
+
+def _load(path: Path, overrides: tuple[str, ...]) -> Experiment:
+    from .experiment import load_experiment
+
+    return load_experiment(path, overrides)
+
+
+cli.add_command(data)
+cli.add_command(plot)

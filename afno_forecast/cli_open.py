@@ -1,0 +1,141 @@
+"""What a path given on the command line holds, and opening it for drawing, describing and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from . import model_folder
+from .channels import ChannelSet
+from .data.inspect import format_inspection, inspect
+from .data.named import store_dataset
+from .data.sources import open_source
+from .data.states import open_states
+from .data.store import Store, is_store
+from .documents import load_document
+from .errors import ConfigError, DataError
+from .times import format_duration, format_instant
+from .verify.evaluate import default_name, evaluate, format_table, write_scores
+from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
+
+LEAD = "prediction_timedelta"
+"""The coordinate of a forecast's lead times on disk."""
+
+
+def is_forecast(path: Path) -> bool:
+    """Whether a zarr store or netCDF file has lead times."""
+    if path.is_dir():
+        return (path / LEAD).is_dir()
+    if path.suffix != ".nc":
+        return False
+    import netCDF4
+
+    try:
+        with netCDF4.Dataset(path) as file:
+            return LEAD in file.variables
+    except OSError:
+        return False  # what is wrong with the file is told by who reads it as a source
+
+
+def open_fields(paths: Sequence[Path]) -> xr.Dataset:
+    """A forecast, a training store or any source, lazily, as one dataset of canonical names.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    if len(paths) == 1 and is_store(paths[0]):
+        return store_dataset(Store.open(paths[0]))
+    if len(paths) == 1 and is_forecast(paths[0]):
+        return open_forecast(paths[0])
+    return open_source(list(paths)).dataset
+
+
+def describe(path: Path) -> str:
+    """Readable account of whatever lies at a path. Raises DataError, CheckpointError."""
+    if not path.exists():
+        raise DataError("there is nothing at this path", where=str(path), fix="give a model folder, run folder, store, forecast or data file")
+    if (path / model_folder.MANIFEST).is_file():
+        return model_folder.describe(path)
+    if (path / "model" / model_folder.MANIFEST).is_file():
+        return f"run folder; its best model is {path / 'model'}\n{model_folder.describe(path / 'model')}"
+    if is_store(path):
+        return _describe_store(Store.open(path))
+    if is_forecast(path):
+        return _describe_forecast(path)
+    return format_inspection(inspect(path))
+
+
+def _describe_store(store: Store) -> str:
+    first, last = store.statistics.period
+    calendar = store.times.calendar
+    lines = ["training store", f"grid        {store.grid.describe()}", f"times       {store.describe_period()}", f"calendar    {calendar}",
+             f"time step   {format_duration(store.time_step)}",
+             f"statistics  of {format_instant(first, calendar)} to {format_instant(last, calendar)}",
+             f"climatology {'day of year and hour' if store.climatology() is not None else 'none'}",
+             f"static      {', '.join(store.static_channels.shorts) or 'none'}"]
+    return "\n".join([*lines, *_channel_lines(store.channels)])
+
+
+def _describe_forecast(path: Path) -> str:
+    ds = open_forecast(path)
+    inits = ds["time"].dt.strftime("%Y-%m-%dT%H").values
+    leads = (ds[LEAD].values / np.timedelta64(1, "s")).astype(int)
+    times = f"{inits[0]}" if len(inits) == 1 else f"{len(inits)} from {inits[0]} to {inits[-1]}"
+    lines = ["forecast", f"model       {ds.attrs.get('model', ds.attrs.get('title', 'not said'))}", f"grid        {forecast_grid(ds).describe()}",
+             f"starts      {times}", f"leads       {len(leads)} from {format_duration(int(leads[0]))} to {format_duration(int(leads[-1]))}"]
+    return "\n".join([*lines, *_channel_lines(forecast_channels(ds))])
+
+
+def _channel_lines(channels: ChannelSet) -> list[str]:
+    return [f"{'channel':<34}{'short':<10}units", *(f"{c.name:<34}{c.short:<10}{c.units}" for c in channels)]
+
+
+def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path | None, regions: Sequence[str] | None) -> Iterator[str]:
+    """Score a forecast and write the scores; yields the lines to print. See `evaluate`."""
+    if out.suffix != ".nc" and not out.is_dir():
+        raise ConfigError(f"'{out}' is neither a .nc file nor a folder", where="--out", fix=f"write --out {out.with_suffix('.nc')}")
+    ds = open_forecast(forecast)
+    truth_path = truths[0] if len(truths) == 1 else list(truths)
+    there, wanted = _channels_of(truths), set(forecast_channels(ds).names)
+    truth = open_states(truth_path, ChannelSet(tuple(c for c in there if c.name in wanted)) or there)
+    store = climatology or (truths[0] if len(truths) == 1 and is_store(truths[0]) else None)
+    found = Store.open(store).climatology() if store else None
+    if found is None:
+        yield f"note: {store or 'the truth'} carries no climatology: no ACC and no climatology scores; give --climatology STORE"
+    scores = evaluate(ds, truth, climatology=found, regions=regions)
+    if out.is_dir():
+        years = np.unique(ds["time"].dt.year.values)
+        year = str(years[0]) if len(years) == 1 else f"{years[0]}-{years[-1]}"
+        out = out / default_name(str(ds.attrs.get("model", forecast.stem)), truths[0].stem, truth.grid, year)
+    written = write_scores(scores, out)
+    yield format_table(scores, _shown(truth.channels))
+    yield from (str(path) for path in written)
+
+
+def _channels_of(paths: Sequence[Path]) -> ChannelSet:
+    return Store.open(paths[0]).channels if len(paths) == 1 and is_store(paths[0]) else open_source(list(paths)).channels
+
+
+def _shown(channels: ChannelSet) -> tuple[str, ...]:
+    """Channels of the printed table: the customary ones, or the first four."""
+    customary = tuple(n for n in ("z500", "t850", "u250", "t2m") if n in channels.shorts)
+    return customary or channels.shorts[:4]
+
+
+def open_scores(path: Path) -> xr.Dataset:
+    """A score file. Raises DataError when it cannot be read."""
+    try:
+        return xr.open_dataset(path, decode_timedelta=True, engine="netcdf4")
+    except (OSError, ValueError) as error:
+        raise DataError("not a score file that can be read", where=str(path),
+                        fix="make one: afno-forecast evaluate FORECAST --truth STORE --out scores.nc") from error
+
+
+def model_card(folder: Path) -> dict[str, object]:
+    """What a model folder says of itself, for a report: its account and its resolved experiment. Raises CheckpointError."""
+    account = model_folder.describe(folder)
+    facts = dict(line.split(maxsplit=1) for line in account.split("\nchannel ")[0].splitlines() if " " in line)
+    return {**facts, "experiment": load_document(folder / model_folder.CONFIG).values}

@@ -1,0 +1,48 @@
+"""Kinds of option that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+
+class NamesList(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas, `z500,t850` -> a tuple; repeated and empty names are refused."""
+
+    name = "A,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split the text."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"'{value}' holds an empty name; write names with single commas between", param, ctx)
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            self.fail(f"{', '.join(repeated)} is given twice", param, ctx)
+        return names
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """A fixed number of numbers separated by `/`, such as W/E/S/N in degrees -> a tuple of floats."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Split and read the numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split("/")
+        try:
+            numbers = tuple(float(part) for part in parts)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(self.name.split("/")) or not all(abs(n) < 1e6 for n in numbers):
+            self.fail(f"'{value}' is not {self.name}, for example {'/'.join(['-30', '60', '30', '75'][:len(self.name.split('/'))])}", param, ctx)
+        return numbers
