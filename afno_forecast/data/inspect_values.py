@@ -47,7 +47,7 @@ class _Sums:
 
 
 def measure(parts: Sequence[Part], source: Source | None) -> tuple[list[VariableReport], str]:
-    """Rows for channels in order, then for what is refused, with their numbers, and words on sampling. Reads block by block, so that memory stays bounded."""
+    """Rows for channels in order, then for what is refused, with their numbers; and words on sampling. Memory stays bounded."""
     findings = [f for part in parts for f in part.findings]
     total = sum(f.array.nbytes for f in findings if f.array is not None)
     share = min(1.0, BUDGET_BYTES / max(total, 1))
@@ -85,7 +85,8 @@ def _numbers(row: VariableReport, array: xr.DataArray, share: float) -> Variable
             sums.add(np.asarray(block.values, dtype=np.float64))
     except READ_ERRORS as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        return replace(sums.fill(row), problem=row.problem or f"values cannot be read{_when(block)}: {first}", unreadable=True)
+        problem = row.problem or f"values cannot be read{_when(block)}: {first}"
+        return replace(sums.fill(row), problem=problem, unreadable=True)
     return sums.fill(row)
 
 

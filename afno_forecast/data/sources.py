@@ -16,7 +16,7 @@ from afno_forecast.channels import Channel, ChannelSet, Role
 from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import TimeAxis
-from afno_forecast.vocabulary import BY_NAME, split_name
+from afno_forecast.vocabulary import BY_NAME, short_name, split_name
 
 from .sources_combine import Field, align, combine, one_calendar, same_mesh
 from .sources_decode import Finding, Part, decode
@@ -91,6 +91,7 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
     kept, grid = same_mesh(parts, ledger)
     findings = tuple(f for part in parts for f in part.findings)
     pieces = [piece for part in kept for piece in part.pieces]
+    have = tuple(dict.fromkeys(short_name(p.variable, level) for p in pieces for level in (p.levels or (None,))))
     if channels is not None:
         wanted = {split_name(name)[0] for name in channels}
         pieces = [p for p in pieces if p.variable in wanted or p.times is None or _is_constant(p.variable)]
@@ -100,7 +101,7 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
     prognostic = ChannelSet(tuple(channel for f in fields if f.times is not None for channel in _channels(f)))
     static = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))
     if channels is not None:
-        prognostic = _select(channels, prognostic, static, findings)
+        prognostic = _select(channels, prognostic, static, have, findings)
         fields = [f for f in fields if f.times is None or f.variable in {c.variable for c in prognostic}]
     for field in fields:
         if field.times is None and not _is_constant(field.variable):
@@ -134,7 +135,7 @@ def _channels(field: Field) -> list[Channel]:
     return [Channel(field.variable, level, field.units, role) for level in (field.levels if field.levels is not None else (None,))]
 
 
-def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, findings: Sequence[Finding]) -> ChannelSet:
+def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, have: Sequence[str], findings: Sequence[Finding]) -> ChannelSet:
     """The wanted channels in order; a constant one is allowed, and stays among the constants."""
     chosen, missing, reasons = [], [], []
     for name in names:
@@ -146,10 +147,10 @@ def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, fi
             missing.append(name)
             reasons += [f.refused for f in findings if f.refused and (f.file_name == name or split_name(f.file_name)[0] == variable)][:1]
     if missing:
-        have = ", ".join((*prognostic.shorts, *static.shorts)) or "none"
-        near = get_close_matches(missing[0], [*prognostic.names, *prognostic.shorts, *static.shorts], 1, 0.6)
+        near = get_close_matches(missing[0], [*prognostic.names, *have], 1, 0.6)
         reason = f" ({reasons[0]})" if reasons else ""
-        raise DataError(f"no channel {', '.join(missing)}{reason}; there are {have}", where=", ".join(dict.fromkeys(f.path for f in findings)),
+        where = ", ".join(dict.fromkeys(f.path for f in findings))
+        raise DataError(f"no channel {', '.join(missing)}{reason}; there are {', '.join(have) or 'none'}", where=where,
                         fix=f"did you mean '{near[0]}'?" if near else "use names from this list")
     return ChannelSet(tuple(chosen))
 

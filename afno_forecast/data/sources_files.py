@@ -90,7 +90,7 @@ def kind_of(path: Path) -> str:
         return "netCDF"
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         return "netCDF-4 / HDF5"
-    if head[:4] == b"GRIB" or (b"GRIB" in head and path.suffix.lower().startswith((".grib", ".grb"))):
+    if (head[:4] == b"GRIB" and head[7:8] in (b"\x01", b"\x02")) or (b"GRIB" in head and path.suffix.lower().startswith((".grib", ".grb"))):
         return "GRIB"
     if head[:4] == b"\x00\x00\x27\x0a":
         return "shapefile index" if path.suffix.lower() == ".shx" else "shapefile"
@@ -190,7 +190,7 @@ def check_grib(path: Path) -> int:
             length = int.from_bytes(head[4:7], "big") if head[7] == 1 else int.from_bytes(head[8:16], "big")
             if head[7] == 1 and length & 0x800000:  # a message over 8 MB in edition 1 hides its length; the decoder knows it
                 return count + 1
-            file.seek(start + max(length, 20) - 4)
+            file.seek(min(start + max(length, 20) - 4, size))
             if start + length > size or file.read(4) != b"7777":
                 raise DataError(f"truncated or damaged: GRIB message {count + 1} has no end", where=str(path), fix="fetch the file again")
             count, position = count + 1, start + length
