@@ -148,7 +148,8 @@ def _require_chunks(path: Path, raw: xr.Dataset) -> None:
         for index in product(*(range(n) for n in counts)):
             if not (path / name / array.metadata.encode_chunk_key(index)).is_file():
                 init = f", init {_init_times(raw, path).format(index[0])}" if name in raw.data_vars else ""
-                raise DataError(f"a chunk of '{name}' is lost: {array.metadata.encode_chunk_key(index)}", where=f"{path}{init}", fix="remove the forecast and run the rollout again")
+                raise DataError(f"a chunk of '{name}' is lost: {array.metadata.encode_chunk_key(index)}", where=f"{path}{init}",
+                                fix="remove the forecast and run the rollout again")
 
 
 def _rename(ds: xr.Dataset, path: Path) -> xr.Dataset:

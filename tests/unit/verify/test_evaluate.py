@@ -1,0 +1,240 @@
+"""Evaluation: what is scored, what is not and said so, persistence and climatology beside it, files and table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.errors import DataError, DivergenceError, ResourceError
+from afno_forecast.forecast.output import ForecastWriter
+from afno_forecast.grid import LatLonGrid, Orientation
+from afno_forecast.times import STANDARD, TimeAxis
+from afno_forecast.verify.evaluate import default_name, evaluate, format_table, write_scores
+from afno_forecast.verify.forecasts import open_forecast
+from afno_forecast.verify.scores import pick, relative_to_persistence
+
+SHARED = Path(__file__).parents[3].parent / "shared"
+CHANNELS = ChannelSet((Channel("2m_temperature", None, "K"), Channel("geopotential", 500, "m2 s-2"), Channel("temperature", 850, "K")))
+GRID = LatLonGrid(np.linspace(-75, 75, 6), np.arange(10) * 36.0)
+ORIENTATION = Orientation(GRID.latitude, GRID.longitude)
+HOUR = 3600
+START = 1_577_836_800  # 2020-01-01
+
+
+@dataclass
+class Truth:
+    """Analyses in memory."""
+
+    fields: np.ndarray
+    times: TimeAxis
+    channels: ChannelSet = CHANNELS
+    grid: LatLonGrid = field(default_factory=lambda: GRID)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.fields[indices]
+
+    def index_of(self, seconds: np.ndarray) -> np.ndarray:
+        index = np.searchsorted(self.times.seconds, seconds)
+        assert (self.times.seconds[index] == seconds).all()
+        return index
+
+
+@dataclass
+class Clim:
+    """A climatology of one state, none in the month of `blank_from`."""
+
+    state: np.ndarray
+    channels: ChannelSet = CHANNELS
+    blank_from: int = 1 << 60
+
+    def at(self, seconds: np.ndarray, calendar: str) -> np.ndarray:
+        return np.stack([self.state if s < self.blank_from else np.full_like(self.state, np.nan) for s in seconds])
+
+
+def truth(num: int = 9) -> Truth:
+    rng = np.random.default_rng(1)
+    walk = 280 + rng.normal(0, 2, (num, len(CHANNELS), *GRID.shape)).cumsum(axis=0)
+    return Truth(walk.astype(np.float32), TimeAxis(START + 6 * HOUR * np.arange(num, dtype=np.int64)))
+
+
+def write(path: Path, fields: np.ndarray, inits: np.ndarray, leads: np.ndarray, channels: ChannelSet = CHANNELS,
+          orientation: Orientation = ORIENTATION) -> Path:
+    with ForecastWriter(path, channels=channels, orientation=orientation, init_seconds=inits, lead_seconds=leads, calendar=STANDARD, attrs={},
+                        identity="a") as writer:
+        for i, k in np.ndindex(len(inits), len(leads)):
+            writer.write(i, k, fields[i, k])
+            if k + 1 == len(leads):
+                writer.finish_init(i)
+    return path
+
+
+def case(tmp_path: Path, name: str = "fc.zarr", error: float = 1.0) -> tuple[Path, Truth]:
+    """Forecasts with a known error from the first 6 of 9 analyses, 4 leads: the last ones reach beyond the truth."""
+    analyses = truth()
+    inits, leads = analyses.times.seconds[:6:2], 6 * HOUR * np.arange(1, 5, dtype=np.int64) * 2
+    fields = np.stack([[analyses.fields[min(2 * i + 2 * (k + 1), 8)] + error for k in range(4)] for i in range(3)]).astype(np.float32)
+    return write(tmp_path / name, fields, inits, leads), analyses
+
+
+def test_scores_baselines_and_counts(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    climatology = Clim(analyses.fields.mean(axis=0))
+    scores = evaluate(path, analyses, climatology=climatology)
+    assert scores["lead_time"].dtype == "timedelta64[ns]"
+    assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 24, 36, 48]
+    assert scores["num_inits"].values.tolist() == [3, 3, 2, 1]
+    assert scores["num_inits_skipped"].values.tolist() == [0, 0, 1, 2]
+    assert "1d12h: 1" in scores.attrs["notes"].replace("36h", "1d12h")
+    weights = GRID.area_weights() / GRID.area_weights().sum()
+    for channel, name in enumerate(("t2m", "z500", "t850")):
+        assert pick(scores, name, "rmse").values == pytest.approx(np.ones(4), rel=1e-4)
+        assert pick(scores, name, "bias").values == pytest.approx(np.ones(4), rel=1e-4)
+        change = np.stack([analyses.fields[2 * i + 4, channel].astype(float) - analyses.fields[2 * i, channel] for i in range(3)])
+        expected = np.sqrt((change**2 * weights).sum(axis=(1, 2)).mean())
+        assert float(pick(scores, name, "rmse_persistence")[1]) == pytest.approx(expected, rel=1e-10)
+        away = np.stack([analyses.fields[2 * i + 4, channel].astype(float) - climatology.state[channel] for i in range(3)])
+        assert float(pick(scores, name, "rmse_climatology")[1]) == pytest.approx(np.sqrt((away**2 * weights).sum(axis=(1, 2)).mean()), rel=1e-10)
+    assert {"acc", "acc_mean_of_inits", "acc_persistence", "bias_climatology"} <= set(scores["metric"].values)
+    assert "acc_climatology" not in scores["metric"].values
+    assert relative_to_persistence(scores, (24,)) < 0.5
+
+
+def test_all_that_is_not_scored_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, analyses = case(tmp_path)
+    analyses.channels = ChannelSet((CHANNELS.channels[0], Channel("surface_pressure", None, "Pa"), CHANNELS.channels[2]))
+    with caplog.at_level(logging.WARNING):
+        scores = evaluate(path, analyses, climatology=None)
+    assert "z500 (not in the truth)" in scores.attrs["notes"] and "sp (not in the forecast)" in scores.attrs["notes"]
+    assert "no climatology" in scores.attrs["notes"]
+    assert scores.attrs["notes"].splitlines()[0] in caplog.text
+    assert sorted(v for v in scores.data_vars if not v.startswith("num")) == ["2m_temperature", "temperature"]
+    assert set(scores["metric"].values) == {"rmse", "bias", "rmse_persistence", "bias_persistence"}
+
+
+def test_the_forecasts_order_and_the_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, analyses = case(tmp_path)
+    whole = evaluate(path, analyses, climatology=Clim(analyses.fields[0]))
+    fields = np.stack([open_forecast(path)["2m_temperature"].values, *(open_forecast(path)[v].sel(level=k).values
+                                                                       for v, k in (("geopotential", 500), ("temperature", 850)))], axis=2)
+    user = Orientation(GRID.latitude[::-1], GRID.longitude - 180, transposed=True)
+    other = write(tmp_path / "user.nc", fields, analyses.times.seconds[:6:2], 12 * HOUR * np.arange(1, 5), orientation=user)
+    monkeypatch.setattr("afno_forecast.verify.evaluate._BLOCK_BYTES", 1)
+    assert whole.identical(evaluate(other, analyses, climatology=Clim(analyses.fields[0])))
+
+
+def test_leads_can_be_chosen(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    scores = evaluate(path, analyses, climatology=None, leads=[36 * HOUR, 12 * HOUR])
+    assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 36]
+    with pytest.raises(DataError, match="no lead 30h; it has 12h to 2d"):
+        evaluate(path, analyses, climatology=None, leads=[30 * HOUR])
+
+
+def test_another_grid_calendar_or_record_is_refused(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    other = truth()
+    other.grid = LatLonGrid(np.linspace(-80, 80, 6), GRID.longitude)
+    with pytest.raises(DataError, match="the forecast is on 6x10"):
+        evaluate(path, other, climatology=None)
+    with pytest.raises(DataError, match="noleap"):
+        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds, "noleap")), climatology=None)
+    with pytest.raises(DataError, match="no forecast was scored"):
+        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds + 3 * HOUR)), climatology=None)
+    other = truth()
+    other.channels = ChannelSet(tuple(Channel(f"x{i}", None, "1") for i in range(3)))
+    with pytest.raises(DataError, match="no channel in common"):
+        evaluate(path, other, climatology=None)
+
+
+def test_a_forecast_that_is_not_finite_is_an_error_with_its_lead(tmp_path: Path) -> None:
+    analyses = truth()
+    fields = analyses.fields[None, 1:3].copy()
+    fields[0, 1, 2, 3, 4] = np.nan
+    path = write(tmp_path / "fc.zarr", fields, analyses.times.seconds[:1], 6 * HOUR * np.arange(1, 3))
+    with pytest.raises(DivergenceError, match=r"t850\n.*2020-01-01T00, lead 12h"):
+        evaluate(path, analyses, climatology=None)
+    assert evaluate(path, analyses, climatology=None, leads=[6 * HOUR])["num_inits"].values.tolist() == [1]
+
+
+def test_days_without_climatology(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    scores = evaluate(path, analyses, climatology=Clim(analyses.fields[0], blank_from=START + 37 * HOUR))
+    assert np.isnan(pick(scores, "z500", "rmse_climatology")).values.tolist() == [False, True, True, True]
+    assert np.isnan(pick(scores, "z500", "acc")).values.tolist() == [False, True, True, True]
+    assert np.isfinite(pick(scores, "z500", "rmse")).all()
+    assert scores["num_inits_without_climatology"].values.tolist() == [0, 1, 1, 1]
+    assert "no climatology on the valid day" in scores.attrs["notes"]
+
+
+def test_score_files(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    scores = evaluate(path, analyses, climatology=Clim(analyses.fields[0]), regions=["global", "tropics"])
+    name = default_name("afno", "speedy", GRID, 2020)
+    assert name == "afno_vs_speedy_10x6_2020.nc"
+    nc, table = write_scores(scores, tmp_path / name)
+    with xr.open_dataset(nc) as back:
+        assert back["geopotential"].dims == ("metric", "region", "lead_time", "level")
+        xr.testing.assert_identical(back["geopotential"].load().drop_attrs(), scores["geopotential"].drop_attrs())
+        assert float(pick(back, "z500", "rmse")[0]) == float(pick(scores, "z500", "rmse")[0])
+        assert back.attrs["notes"] == scores.attrs["notes"]
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert list(rows[0]) == ["variable", "level", "metric", "region", "lead_hours", "value"]
+    row = next(r for r in rows if tuple(r.values())[:5] == ("temperature", "850", "acc", "tropics", "24"))
+    assert float(row["value"]) == float(pick(scores, "t850", "acc", region="tropics")[1])
+    assert len(rows) == 3 * len(scores["metric"]) * 2 * 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name.replace(".nc", ".csv"), name, "fc.zarr"]
+    with pytest.raises(ResourceError, match="cannot write the scores"):
+        write_scores(scores, tmp_path / "nowhere" / "x.nc")
+
+
+def test_the_table_says_where_the_model_loses(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path, error=100)
+    scores = evaluate(path, analyses, climatology=Clim(analyses.fields[0]))
+    text = format_table(scores, ("z500", "u250", "t2m"), leads=[12 * HOUR, 48 * HOUR])
+    lines = text.splitlines()
+    assert [c.strip() for c in lines[1].split("|")] == ["lead", "model", "persistence", "climatology", "skill"]
+    assert lines[2].startswith("   12h |        100 |") and lines[2].endswith("loses to persistence and climatology")
+    assert "u250: not scored" in text and "note: truth lacks" in text
+    good = format_table(evaluate(case(tmp_path, "good.zarr", 0.1)[0], analyses, climatology=None))
+    assert "loses" not in good and "|           - |" in good
+
+
+def test_agrees_with_the_independent_scorer_on_simulated_weather(tmp_path: Path) -> None:
+    source, program = SHARED / "data" / "speedy_2001-03_2002-02.nc", SHARED / "tools" / "score_forecast.py"
+    if not source.exists() or not program.exists():
+        pytest.skip("the shared data are not here")
+    names = {"z500": ("geopotential", 500, "m2 s-2"), "t850": ("temperature", 850, "K"), "t2m": ("2m_temperature", None, "K")}
+    with xr.open_dataset(source) as ds:
+        part = ds[list(names)].isel(time=slice(0, 24)).load()
+    part.to_netcdf(tmp_path / "truth.nc")
+    channels = ChannelSet(tuple(Channel(*c) for c in names.values()))
+    fields = np.stack([part[n].values for n in names], axis=1).astype(np.float32)
+    grid = LatLonGrid(part["latitude"].values, part["longitude"].values)
+    analyses = Truth(fields, TimeAxis.from_xarray(part["time"]), channels, grid)
+    inits, leads = analyses.times.seconds[:8:2], np.array([6, 24, 72], dtype=np.int64) * HOUR
+    rng = np.random.default_rng(0)
+    predicted = np.stack([[0.7 * fields[i] + 0.3 * fields[i + lead // (6 * HOUR)] + rng.normal(size=fields[0].shape) for lead in leads]
+                          for i in (0, 2, 4, 6)])
+    path = write(tmp_path / "fc.zarr", predicted.astype(np.float32), inits, leads, channels, Orientation(grid.latitude, grid.longitude))
+    report = tmp_path / "report.json"
+    done = subprocess.run([sys.executable, str(program), str(path), str(tmp_path / "truth.nc"), "--leads", "6,24,72", "--vars", ",".join(names),
+                           "--json", str(report)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(report.read_text())["variables"]
+    scores = evaluate(path, analyses, climatology=None)
+    for name in names:
+        for k, lead in enumerate(("6", "24", "72")):
+            assert float(pick(scores, name, "rmse")[k]) == pytest.approx(theirs[name][lead]["rmse"], rel=1e-6)
+            assert float(pick(scores, name, "bias")[k]) == pytest.approx(theirs[name][lead]["bias"], rel=1e-5, abs=1e-6)
+            assert float(pick(scores, name, "rmse_persistence")[k]) == pytest.approx(theirs[name][lead]["rmse_persistence"], rel=1e-6)
+            assert theirs[name][lead]["n"] == 4
