@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from .data.build import build_store
+from .data.named import store_dataset
 from .data.sample_data import sample_path
 from .data.sources import open_source
 from .data.states import open_states
@@ -21,6 +22,7 @@ from .forecast.produce import produce_forecast
 from .plot.report import write_report
 from .times import parse_duration
 from .verify.evaluate import evaluate, write_scores
+from .model_folder import card_facts
 from .verify.scores import pick
 
 Echo = Callable[[str], None]
@@ -61,8 +63,8 @@ def run_demo(out: Path, *, echo: Echo = print) -> None:
     echo(format_comparison(scores, shipped))
     echo("5 report    maps with a slider over lead times, curves, table")
     with xr.open_zarr(forecast_path) as forecast:
-        write_report(report_path, forecast=forecast, truth=_truth(store, forecast), scores=scores, variables=list(SHOWN),
-                     model_card=(model / "README.md").read_text())
+        write_report(report_path, forecast=forecast, truth=store_dataset(store), scores=scores, variables=list(SHOWN),
+                     model_card=card_facts(model))
     echo("")
     echo("The same by hand:")
     for command in commands(out):
@@ -88,12 +90,6 @@ def _build(experiment: Experiment, store_path: Path, echo: Echo) -> Store:
 
 def _score(forecast: Path, store: Store) -> xr.Dataset:
     return evaluate(forecast, open_states(store.path, store.channels), climatology=store.climatology())
-
-
-def _truth(store: Store, forecast: xr.Dataset) -> xr.Dataset:
-    """The analyses at the valid times of the first forecast."""
-    seconds = (forecast["time"].values[0] + forecast["prediction_timedelta"].values).astype("datetime64[s]").astype(np.int64)
-    return truth_dataset(store, seconds)
 
 
 def commands(out: Path) -> list[str]:

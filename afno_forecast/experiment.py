@@ -199,7 +199,7 @@ def model_inputs(experiment: Experiment, store: Store) -> ModelInputs:
     static = {asked: fields[name] for name, asked in static_names.items() if name in fields}
     statistics = store.statistics
     calendar = store.times.calendar
-    attrs = {key: str(store.attrs[key]) for key in ("title", "institution", "source", "license") if store.attrs.get(key)}
+    attrs = {key: text for key, text in store.source_attrs.items() if key in ("title", "institution", "source", "license")}
     attrs["statistics_period"] = "/".join(format_instant(s, calendar) for s in statistics.period)
     return ModelInputs(channels, store.grid, calendar, time_step, statistics.mean[index], statistics.std[index], statistics.tendency_std[index],
                        static, attrs)

@@ -19,7 +19,7 @@ import xarray as xr
 
 from . import __version__
 from .channels import Channel, ChannelSet
-from .documents import load_document
+from .documents import load_document, printable
 from .errors import CheckpointError
 from .grid import LatLonGrid, grid_from_dict
 from .times import format_duration
@@ -216,23 +216,34 @@ def _count_parameters(path: Path) -> int:
         raise CheckpointError(f"the weights' header is damaged: {error}", where=str(path), fix="copy the folder again") from error
 
 
-def describe(folder: Path) -> str:
-    """Readable account of a model folder: channels with units, grid, step, size, data, card. Needs no torch."""
+def card_facts(folder: Path) -> dict[str, Any]:
+    """Names and values that say what a model is, for `info` and the report; read without torch. Raises CheckpointError."""
     folder = Path(folder)
     check_manifest(folder, FILES)
     config = load_document(folder / CONFIG).values
     with xr.open_dataset(folder / STATISTICS, engine="netcdf4") as ds:
         attrs = dict(ds.attrs)
+    model, data = config["model"], config.get("data", {})
+    facts: dict[str, Any] = {
+        "model": config.get("name", folder.name),
+        "parameters": f"{_count_parameters(folder / WEIGHTS):,}",
+        "backbone": model["backbone"]["kind"],
+        "grid": grid_from_dict(json.loads(attrs["grid"])).describe(),
+        "time step": f"{format_duration(int(attrs['time_step_seconds']))}, history {model.get('history', 1)}",
+        "calendar": attrs["calendar"],
+        "other inputs": ", ".join([*model["static"], *model["forcings"]]) or "none",
+    }
+    facts |= {f"{key} period": f"{data[key]['start']} to {data[key]['end']}" for key in ("train", "validation") if key in data}
+    return facts | {key: attrs[key] for key in ("institution", "source", "license") if key in attrs}
+
+
+def describe(folder: Path) -> str:
+    """Readable account of a model folder: what it is, then its channels with units and statistics. Needs no torch. Raises CheckpointError."""
+    facts = card_facts(folder)
+    with xr.open_dataset(Path(folder) / STATISTICS, engine="netcdf4") as ds:
+        channels = ChannelSet.from_list(json.loads(ds.attrs["channels"]))
         mean, std, tendency = (ds[k].values for k in ("mean", "std", "tendency_std"))
-    channels = ChannelSet.from_list(json.loads(attrs["channels"]))
-    lines = [f"model       {config.get('name', folder.name)}",
-             f"parameters  {_count_parameters(folder / WEIGHTS):,}",
-             f"backbone    {config['model']['backbone']['kind']}",
-             f"grid        {grid_from_dict(json.loads(attrs['grid'])).describe()}",
-             f"time step   {format_duration(int(attrs['time_step_seconds']))}, history {config['model'].get('history', 1)}",
-             f"calendar    {attrs['calendar']}",
-             f"inputs      {', '.join([*config['model']['static'], *config['model']['forcings']]) or 'none besides the state'}"]
-    lines += [f"{key:<11} {attrs[key]}" for key in ("institution", "source", "license") if key in attrs]
+    lines = [f"{printable(key):<18}{printable(str(value))}" for key, value in facts.items()]
     lines.append(f"{'channel':<28}{'short':<8}{'units':<14}{'mean':>12}{'std':>12}{'std of step':>13}")
     lines += [f"{c.name:<28}{c.short:<8}{c.units:<14}{m:>12.5g}{s:>12.5g}{t:>13.4g}" for c, m, s, t in zip(channels, mean, std, tendency, strict=True)]
     return "\n".join(lines)

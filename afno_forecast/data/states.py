@@ -129,7 +129,7 @@ def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
 
     notes = (*own.get("notes", ()), *_extra(channels.names, store.channels.names))
     return States(store.times, store.grid, Orientation(store.grid.latitude, store.grid.longitude), channels,
-                  {**own.get("source_attributes", {}), **store.attrs}, notes, str(store.path), read, store.static()[fixed])
+                  store.source_attrs, notes, str(store.path), read, store.static()[fixed])
 
 
 def _of_source(path: Paths, channels: ChannelSet, static: ChannelSet) -> States:

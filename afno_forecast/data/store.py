@@ -101,6 +101,12 @@ class Store:
         except BadChunk as bad:
             raise DataError(f"'{name}' {bad.reason}", where=str(bad.file), fix=_REBUILD) from bad
 
+    @property
+    def source_attrs(self) -> dict[str, str]:
+        """What the source files said of themselves: title, institution, source, license."""
+        own = self.attrs.get("provenance", {}).get("source_attributes", {})
+        return {str(k): str(v) for k, v in own.items()}
+
     def channel_index(self, channels: ChannelSet) -> NDArray[np.int64]:
         """Positions of the wanted channels in the store, by variable, level and units. Raises DataError."""
         return match_channels(channels, self.channels, str(self.path))

@@ -1,0 +1,45 @@
+"""A training store as a labelled dataset, for drawing and for users of xarray."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from .. import vocabulary
+from ..errors import DataError
+from ..grid import LatLonGrid
+from .store import Store
+
+
+def store_dataset(store: Store) -> xr.Dataset:
+    """The states and static fields of a store as named variables (time, [level], latitude, longitude), read and checked when used."""
+    if not isinstance(store.grid, LatLonGrid):
+        raise DataError("maps are drawn of latitude-longitude grids only", where=str(store.path), fix="give a store on such a grid")
+    coords = {"time": store.times.values(), "latitude": ("latitude", store.grid.latitude), "longitude": ("longitude", store.grid.longitude)}
+    variables = {name: _lazy(store, name) for name in dict.fromkeys(c.variable for c in store.channels)}
+    static = store.static()
+    variables |= {c.variable: xr.DataArray(static[i], dims=("latitude", "longitude"), attrs=_attrs(c.variable, c.units))
+                  for i, c in enumerate(store.static_channels)}
+    return xr.Dataset(variables, coords=coords, attrs=store.source_attrs)
+
+
+def _lazy(store: Store, variable: str) -> xr.DataArray:
+    """One variable; a dask block is one time with all its levels, in ascending order."""
+    rows = sorted((c.level or 0, i) for i, c in enumerate(store.channels) if c.variable == variable)
+    index = np.asarray([i for _, i in rows], dtype=np.int64)
+    height, width = store.grid.shape
+
+    def read(block_info: dict[int | None, dict[str, list[tuple[int, int]]]]) -> NDArray[np.float32]:
+        return store.read(block_info[None]["array-location"][0][0], index)[None]
+
+    blocks = da.map_blocks(read, chunks=((1,) * len(store.times), (len(index),), (height,), (width,)), dtype=np.float32, meta=np.empty((0,) * 4, np.float32))
+    channel = store.channels.channels[index[0]]
+    item = xr.DataArray(blocks, dims=("time", "level", "latitude", "longitude"), attrs=_attrs(variable, channel.units))
+    return item.isel(level=0) if channel.level is None else item.assign_coords(level=("level", np.asarray([level for level, _ in rows]), {"units": "hPa"}))
+
+
+def _attrs(variable: str, units: str) -> dict[str, str]:
+    known = vocabulary.BY_NAME.get(variable)
+    return {"units": units, "long_name": variable.replace("_", " "), **({"standard_name": known.standard_name} if known else {})}
