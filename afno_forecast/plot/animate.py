@@ -14,11 +14,11 @@ from PIL import Image
 
 from ..errors import ConfigError, DataError
 from . import canvas, style
-from .canvas import MapPanel, say
+from .canvas import MapPanel
 from .fields import Field, Series, truth_for
 from .film import Film
 from .maps import method_of, source_text, title_of
-from .style import MUTED
+from .style import MUTED, say
 from .views import Region, View, view_for
 
 
@@ -32,7 +32,8 @@ class MotionPage:
         style_name: `smooth` or `cells`.
     """
 
-    def __init__(self, view: View, fields: Sequence[Field], truths: Sequence[Field | None] | None, *, dpi: float = 100, style_name: str = "smooth") -> None:
+    def __init__(self, view: View, fields: Sequence[Field], truths: Sequence[Field | None] | None, *, dpi: float = 100,
+                 style_name: str = "smooth") -> None:
         method, count, first = method_of(style_name), 1 if truths is None else 2, fields[0]
         width, edge, gap = (8.0, 0.5, 0.0) if count == 1 else (12.0, 0.5, 0.34)
         wide = min((width - 2 * edge - (count - 1) * gap) / count, 5.2 / view.aspect)
@@ -136,5 +137,6 @@ def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = round(1000 / fps)
     buffer = io.BytesIO()
-    flat[0].save(buffer, format="GIF", save_all=True, append_images=flat[1:], duration=[each] * (len(flat) - 1) + [each + 1000], loop=0, optimize=False)
+    durations = [each] * (len(flat) - 1) + [each + 1000]
+    flat[0].save(buffer, format="GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ class MapPanel:
         for lines, colour, width, order in ((self.view.graticule, "#30363d", 0.35, 3), (self.view.coasts, "white", 1.7, 3.5),
                                             (self.view.coasts, style.COAST, 0.75, 4)):
             alpha = {3: 0.45, 3.5: 0.45, 4: 1.0}[order]
-            self._clip(self.axes.add_collection(LineCollection(list(lines), colors=colour, linewidths=width, alpha=alpha, zorder=order), autolim=False))
+            drawn = LineCollection(list(lines), colors=colour, linewidths=width, alpha=alpha, zorder=order)
+            self._clip(self.axes.add_collection(drawn, autolim=False))
 
     def _labels(self) -> None:
         gap = 0.012 * (self.view.extent[3] - self.view.extent[2])
@@ -88,9 +90,9 @@ class MapPanel:
         left, right, bottom, top = self.view.extent
         if self.image is None:
             self._y = bottom + (np.arange(len(shown)) + 0.5) / len(shown) * (top - bottom)
-            smooth = {"interpolation": "bilinear", "interpolation_stage": "data"} if self._sampler.method == "smooth" else {"interpolation": "nearest"}
+            between = "bilinear" if self._sampler.method == "smooth" else "nearest"
             self.image = self._clip(self.axes.imshow(shown, extent=(left, right, bottom, top), origin="lower", aspect="auto", cmap=self.scale.cmap,
-                                                     norm=self.scale.norm, zorder=1, **smooth))
+                                                     norm=self.scale.norm, zorder=1, interpolation=between, interpolation_stage="data"))
             self.axes.set(xlim=(left, right), ylim=(bottom, top))
         else:
             self.image.set_data(shown)
@@ -147,7 +149,8 @@ class MapPanel:
             return
         longest = float(np.quantile(speed[good], 0.98)) if good.any() else 1.0
         reference = style.nice_step(max(longest, 1e-6), 1)
-        arrows = self.axes.quiver(*shown, scale=reference * columns / 1.6, width=0.0014, headwidth=3.6, headlength=4, minlength=0.6, color=INK, pivot="middle", zorder=4.2)
+        arrows = self.axes.quiver(*shown, scale=reference * columns / 1.6, width=0.0014, headwidth=3.6, headlength=4, minlength=0.6, color=INK,
+                                  pivot="middle", zorder=4.2)
         self._clip(arrows)
         self.axes.quiverkey(arrows, 0.93, -0.055, reference, f"{reference:g} m/s", labelpos="E", coordinates="axes", labelsep=0.06,
                             fontproperties={"family": style.FONT, "size": 8}, labelcolor=MUTED)
@@ -166,7 +169,7 @@ def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: Ma
     steps = np.diff(levels)
     uneven = len(levels) > 2 and not ((levels < 0).any() and np.allclose(levels, -levels[::-1])) and bool(np.ptp(steps) > 1e-6 * steps.max())
     ticks = style.ticks(levels, 16 if uneven else 11)
-    bar = Colorbar(axes, panel.image, orientation="horizontal", extend=panel.scale.extend, extendfrac=0.03, ticks=ticks, drawedges=False,
+    bar = Colorbar(axes, panel.image, orientation="horizontal", extend=panel.scale.extend, extendfrac=0.03, ticks=list(ticks), drawedges=False,
                    spacing="uniform" if uneven else "proportional")
     bar.outline.set_linewidth(0.6)
     bar.ax.tick_params(labelsize=8, length=3, width=0.6, color=MUTED, labelcolor=INK, labelfontfamily=style.FONT)
@@ -209,13 +212,12 @@ def write_bytes(out: Path, content: bytes) -> Path:
 
 def save(figure: Figure, out: Path, dpi: float) -> Path:
     """Save a figure in the format of its ending, the same bytes each time. Raises ResourceError."""
-    import io
-
     buffer = io.BytesIO()
     kind = out.suffix.lower().lstrip(".")
-    metadata: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "svg": {"Date": None}}.get(kind, {})
+    undated: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+                                          "svg": {"Date": None}}
     with matplotlib.rc_context({"svg.hashsalt": "afno-forecast"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", **({"metadata": metadata} if metadata else {}))
+        figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=undated.get(kind))
     return write_bytes(out, buffer.getvalue())
 
 
@@ -230,4 +232,5 @@ def heading(figure: Figure, title: str, times: str, source: str, *, top: float =
 
 def footer(figure: Figure, text: str) -> None:
     """Small print at the bottom left."""
-    say(figure, 0.35 / figure.get_figwidth(), 0.07 / figure.get_figheight(), style.fit(text, figure.get_figwidth() - 0.6, 7), size=7, color=FAINT, ha="left", va="bottom")
+    width = figure.get_figwidth()
+    say(figure, 0.35 / width, 0.07 / figure.get_figheight(), style.fit(text, width - 0.6, 7), size=7, color=FAINT, ha="left", va="bottom")

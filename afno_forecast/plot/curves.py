@@ -22,8 +22,10 @@ from .style import FAINT, INK, MUTED, say
 Float = NDArray[np.float64]
 _USEFUL = 0.6  # anomaly correlation down to which a forecast is customarily called useful
 _UNITLESS = ("acc", "skill", "activity", "ratio")
-_NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)", "mae": "Mean absolute error"}
-_LINES = (("", "model", "#0b5fa5", "-", "o"), ("_persistence", "persistence", "#c8500a", "--", "s"), ("_climatology", "climatology", "#5a6470", ":", None))
+_NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)",
+          "mae": "Mean absolute error"}
+_LINES = (("", "model", "#0b5fa5", "-", "o"), ("_persistence", "persistence", "#c8500a", "--", "s"),
+          ("_climatology", "climatology", "#5a6470", ":", None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,8 @@ def _strings(scores: xr.Dataset, name: str) -> list[str]:
 def _one(kind: str, asked: str, have: Sequence[str]) -> str:
     if asked not in have:
         near = get_close_matches(asked, have, 1, 0.5)
-        raise DataError(f"no {kind} '{clean(asked, 60)}' in the scores; there are {', '.join(have)}", fix=f"did you mean '{near[0]}'?" if near else "ask for one of these")
+        raise DataError(f"no {kind} '{clean(asked, 60)}' in the scores; there are {', '.join(have)}",
+                        fix=f"did you mean '{near[0]}'?" if near else "ask for one of these")
     return asked
 
 
@@ -81,8 +84,8 @@ def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence
             continue
         levels = np.atleast_1d(item["level"].values).tolist() if "level" in item.dims else [None]
         for level in levels:
-            part = item if level is None else item.sel(level=level)
-            curve = _curve(part.sel(region=region).transpose("metric", "lead_time"), str(name), None if level is None else int(level), metric, metrics)
+            part = (item if level is None else item.sel(level=level)).sel(region=region).transpose("metric", "lead_time")
+            curve = _curve(part, str(name), None if level is None else int(level), metric, metrics)
             if curve is not None:
                 curves[curve.short] = Curve(curve.short, curve.label, curve.units, leads[order], {k: v[order] for k, v in curve.lines.items()})
     if variables is None:
@@ -103,10 +106,12 @@ def _curve(item: xr.DataArray, variable: str, level: int | None, metric: str, me
                 lines[name] = values
     if "model" not in lines:
         return None
-    return Curve(vocabulary.short_name(variable, level), vocabulary.label(variable, level), "" if unitless else units.difference, np.zeros(0, dtype=np.int64), lines)
+    return Curve(vocabulary.short_name(variable, level), vocabulary.label(variable, level), "" if unitless else units.difference,
+                 np.zeros(0, dtype=np.int64), lines)
 
 
-def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global", dpi: float = 150) -> Figure:
+def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global",
+                 dpi: float = 150) -> Figure:
     """The page of curves as a figure, at most three panels a row."""
     curves = read_curves(scores, metric=metric, variables=variables, region=region)
     columns = min(len(curves), 3) if len(curves) != 4 else 2
@@ -122,11 +127,12 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
     canvas.heading(figure, f"{_NAMES.get(metric, metric.replace('_', ' '))} against lead time", facts, source)
     for index, curve in enumerate(curves):
         row, column = divmod(index, columns)
-        axes = figure.add_axes(((left + column * (wide + gap_x)) / width, 1 - (top + row * (tall + gap_y) + tall) / height, wide / width, tall / height))
-        _panel(axes, curve, metric)
+        corner = (left + column * (wide + gap_x)) / width, 1 - (top + row * (tall + gap_y) + tall) / height
+        _panel(figure.add_axes((*corner, wide / width, tall / height)), curve, metric)
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
-    figure.legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1 - 0.3 / width, 1 - (top - 0.48) / height), ncols=len(handles), frameon=False,
-                  prop={"family": style.FONT, "size": 9}, handlelength=2.6, columnspacing=1.4, borderaxespad=0)
+    figure.legend(list(handles.values()), [str(name) for name in handles], loc="lower right", ncols=len(handles), frameon=False,
+                  bbox_to_anchor=(1 - 0.3 / width, 1 - (top - 0.48) / height), prop={"family": style.FONT, "size": 9},
+                  handlelength=2.6, columnspacing=1.4, borderaxespad=0)
     return figure
 
 
@@ -134,8 +140,9 @@ def _panel(axes: Axes, curve: Curve, metric: str) -> None:
     days = curve.leads / 86400
     for _, name, colour, dash, marker in _LINES:
         if name in curve.lines:
-            axes.plot(days, curve.lines[name], dash, color=colour, marker=marker if len(days) <= 24 else None, markersize=3.4, linewidth=2.0 if name == "model" else 1.5,
-                      label=name, zorder=4 if name == "model" else 3)
+            ours = name == "model"
+            axes.plot(days, curve.lines[name], dash, color=colour, marker=marker if len(days) <= 24 else None, markersize=3.4,
+                      linewidth=2.0 if ours else 1.5, label=name, zorder=4 if ours else 3)
     if metric.startswith("acc"):
         axes.axhline(_USEFUL, color=FAINT, linewidth=0.9, zorder=2)
         say(axes, 0.985, _USEFUL, "0.6", size=7.5, color=MUTED, ha="right", va="bottom", transform=axes.get_yaxis_transform())
@@ -160,7 +167,8 @@ def _panel(axes: Axes, curve: Curve, metric: str) -> None:
     axes.set_ylabel(style.drawable(curve.units), fontsize=8.5, color=MUTED, fontfamily=style.FONT, labelpad=3, parse_math=False)
 
 
-def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global", dpi: float = 150) -> Path:
+def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global",
+                dpi: float = 150) -> Path:
     """Draw scores against lead time, a panel a variable and level: model, persistence and climatology.
 
     Args:

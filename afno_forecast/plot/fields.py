@@ -182,7 +182,7 @@ def _pick(ds: xr.Dataset, asked: str) -> tuple[xr.DataArray, str, int | None]:
         item = ds[variable]
     elif variable in _WINDS and all(name in ds.data_vars for name in _WINDS[variable]):
         u, v = (ds[name] for name in _WINDS[variable])
-        item = np.hypot(u, v).assign_attrs(units=u.attrs.get("units"))
+        item = ((u**2 + v**2) ** 0.5).assign_attrs(units=u.attrs.get("units"))
     else:
         raise _missing(ds, asked)
     if "level" in item.coords:
@@ -201,7 +201,8 @@ def _pick(ds: xr.Dataset, asked: str) -> tuple[xr.DataArray, str, int | None]:
         item = item.isel(number=0)
     extra = set(item.dims) - {"time", LEAD, "latitude", "longitude"}
     if extra or not {"latitude", "longitude"} <= set(item.dims):
-        raise DataError(f"'{asked}' has dims {item.dims}; a map needs latitude and longitude, beside time and {LEAD} only", fix="select along the others")
+        raise DataError(f"'{asked}' has dims {item.dims}; a map needs latitude and longitude, beside time and {LEAD} only",
+                        fix="select along the others")
     return item, variable, level
 
 
@@ -283,7 +284,8 @@ class Series:
             return int(self.leads[0])
         wanted = parse_lead(asked)
         if wanted not in self.leads:
-            raise DataError(f"no lead time {times.format_duration(wanted)} in this file; there are {have}", where=self.short, fix="ask for one of these")
+            raise DataError(f"no lead time {times.format_duration(wanted)} in this file; there are {have}", where=self.short,
+                            fix="ask for one of these")
         return wanted
 
     def has(self, instant: int) -> bool:

@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
-
-
-def _over(lower: NDArray[np.uint8], upper: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGBA `upper` (not premultiplied) over opaque RGB `lower`; both of shape (rows, columns, ...)."""
-    alpha = upper[..., 3:].astype(np.uint16)
-    return ((lower * (255 - alpha) + upper[..., :3] * alpha + 127) // 255).astype(np.uint8)
 
 
 class Film:
@@ -32,10 +25,13 @@ class Film:
             artist.set_visible(False)
         figure.patch.set_alpha(0)
         self._canvas.draw()
-        self._still = np.array(self._canvas.buffer_rgba())
-        figure.patch.set_alpha(1)
+        self._still = self._drawn()
+        figure.patch.set_alpha(None)
         for artist in artists:
             artist.set_visible(True)
+
+    def _drawn(self) -> Image.Image:
+        return Image.fromarray(np.array(self._canvas.buffer_rgba()))
 
     def picture(self, moving: Iterable[Any]) -> Image.Image:
         """The figure with its moving artists as they are now, drawn in this order, as an RGB image."""
@@ -43,6 +39,8 @@ class Film:
         renderer.clear()
         for artist in moving:
             artist.draw(renderer)
-        drawn = np.asarray(self._canvas.buffer_rgba())
-        white = np.full((*drawn.shape[:2], 3), 255, dtype=np.uint8)
-        return Image.fromarray(_over(_over(white, drawn), self._still))
+        drawn = self._drawn()
+        page = Image.new("RGBA", drawn.size, "white")
+        page.alpha_composite(drawn)
+        page.alpha_composite(self._still)
+        return page.convert("RGB")

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ..errors import ConfigError, DataError
 from . import canvas, style
-from .canvas import MapPanel, say
+from .canvas import MapPanel
 from .fields import Field, Series, scores_of, truth_for
 from .film import Film
 from .sampling import Method, Sampler
-from .style import MUTED, Scale
+from .style import MUTED, Scale, say
 from .views import Region, View, view_for
 
 _WIND = ("u_component_of_wind", "v_component_of_wind")
@@ -64,7 +64,7 @@ def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: 
     tall = wide * view.aspect
     height = 1.12 + tall + 1.28
     figure = style.new_figure(page, height, dpi)
-    seen = field.values if view.is_global else np.asarray(Sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector), dtype=np.float64)
+    seen = field.values if view.is_global else Sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector).astype(np.float64)
     scale = style.magnitude(field.variable, [seen])
     box = ((page - wide) / 2 / page, 1.22 / height, wide / page, tall / height)
     panel = MapPanel(figure, box, view, field.grid, scale, method=method, lines=overlay is None and wind is None)
@@ -142,14 +142,13 @@ class ComparePage:
         gap, edge = 0.34, 0.5
         wide = min((width - 2 * edge - gap) / 2, 5.4 / view.aspect)
         tall = wide * view.aspect
-        height = tall * 2 + 3.5
+        height = tall * 2 + 3.62
         self.figure = style.new_figure(width, height, dpi)
         left = (width - 2 * wide - gap) / 2
         upper, lower = height - 1.32 - tall, 1.08
         self._boxes = [(left, upper), (left + wide + gap, upper), (left, lower)]
         self._size = (width, height, wide, tall)
-        options = {"method": method, "width": columns}
-        self.panels = [MapPanel(self.figure, (x / width, y / height, wide / width, tall / height), view, first.grid, s, **options)  # type: ignore[arg-type]
+        self.panels = [MapPanel(self.figure, (x / width, y / height, wide / width, tall / height), view, first.grid, s, method=method, width=columns)
                        for (x, y), s in zip(self._boxes, (scale, scale, error_scale), strict=True)]
         self._heads = [say(self.figure, x / width, (y + tall + 0.07) / height, "", size=10.5, weight="bold", ha="left", va="bottom")
                        for x, y in self._boxes]
@@ -192,13 +191,15 @@ class ComparePage:
         return self._film.picture(self.moving())
 
     def _bars(self, field: Field) -> None:
-        width, height, wide, tall = self._size
+        width, height, wide, _ = self._size
         (left, upper), (right, _), (_, lower) = self._boxes
         long = 0.6 * (right + wide - left)
         middle = (left + right + wide) / 2
-        canvas.colour_bar(self.figure, ((middle - long / 2) / width, (upper - 0.42) / height, long / width, 0.13 / height), self.panels[0], title_of(field))
+        upper_bar = ((middle - long / 2) / width, (upper - 0.42) / height, long / width, 0.13 / height)
+        lower_bar = ((left + 0.1 * wide) / width, (lower - 0.42) / height, 0.8 * wide / width, 0.13 / height)
+        canvas.colour_bar(self.figure, upper_bar, self.panels[0], title_of(field))
         error = f"Error of {field.label[0].lower() + field.label[1:]} ({field.units.difference})"
-        canvas.colour_bar(self.figure, ((left + 0.1 * wide) / width, (lower - 0.42) / height, 0.8 * wide / width, 0.13 / height), self.panels[2], error)
+        canvas.colour_bar(self.figure, lower_bar, self.panels[2], error)
         self._bars_done = True
 
 
@@ -229,7 +230,8 @@ def persistence_of(forecast: Field, truth: Series) -> Field | None:
     return truth.at(forecast.init)
 
 
-def build_compare(forecast: Field, truth: Field, view: View, *, persistence: Field | None = None, style_name: str = "smooth", dpi: float = 150) -> ComparePage:
+def build_compare(forecast: Field, truth: Field, view: View, *, persistence: Field | None = None, style_name: str = "smooth",
+                  dpi: float = 150) -> ComparePage:
     """The page of forecast, truth and error; forecast and truth share their levels, the error's are symmetric about zero."""
     scale = style.magnitude(forecast.variable, [forecast.values, truth.values])
     page = ComparePage(view, forecast, scale, style.symmetric([forecast.minus(truth).values]), method=method_of(style_name), dpi=dpi)

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ h2{font-size:1.2rem;margin:34px 0 10px}
 h3{font-size:1rem;margin:22px 0 6px}
 p{margin:6px 0}
 .muted,footer{color:var(--muted);font-size:.9rem}
-.note{display:inline-block;border:1px solid var(--edge);border-radius:4px;padding:1px 8px;font-weight:600}
+.note{display:inline-block;margin:4px 0;border:1px solid var(--edge);border-radius:4px;padding:1px 8px;font-weight:600}
 .card{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:14px;overflow-x:auto}
 .controls{display:flex;flex-wrap:wrap;gap:12px 22px;align-items:center;margin-bottom:12px}
 .controls label{font-weight:600}
@@ -41,7 +40,9 @@ thead th{border-bottom:1px solid var(--edge);font-weight:600}
 td.worse{color:var(--bad);font-weight:600}
 dl{display:grid;grid-template-columns:minmax(8em,max-content) 1fr;gap:4px 18px;margin:0}
 dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}
-.tables{display:grid;grid-template-columns:repeat(auto-fit,minmax(360px,1fr));gap:0 28px}
+.tables{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:0 28px}
+.tables>div{overflow-x:auto}
+.card+.card{margin-top:14px}
 footer{padding-top:26px;padding-bottom:40px}
 """
 
@@ -50,7 +51,8 @@ SCRIPT = """
   "use strict";
   var data = JSON.parse(document.getElementById("maps").textContent);
   var picker = document.getElementById("variable"), slider = document.getElementById("lead");
-  var shown = document.getElementById("shown"), picture = document.getElementById("map"), play = document.getElementById("play");
+  var shown = document.getElementById("shown"), picture = document.getElementById("map");
+  var play = document.getElementById("play");
   var timer = null;
   function draw() {
     var variable = data[picker.selectedIndex], frame = variable.frames[Number(slider.value)];
@@ -61,7 +63,8 @@ SCRIPT = """
   }
   function remember() {
     var frame = data[picker.selectedIndex].frames[Number(slider.value)];
-    try { history.replaceState(null, "", "#" + encodeURIComponent(data[picker.selectedIndex].name + "/" + frame.key)); } catch (error) { return; }
+    var name = data[picker.selectedIndex].name + "/" + frame.key;
+    try { history.replaceState(null, "", "#" + encodeURIComponent(name)); } catch (error) { return; }
   }
   function recall() {
     var wanted;
@@ -72,7 +75,14 @@ SCRIPT = """
       variable.frames.forEach(function (frame, j) { if (frame.key === wanted[1]) { slider.value = String(j); } });
     });
   }
-  function stop() { if (timer !== null) { clearInterval(timer); timer = null; play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); } }
+  function stop() {
+    if (timer !== null) {
+      clearInterval(timer);
+      timer = null;
+      play.textContent = "Play";
+      play.setAttribute("aria-pressed", "false");
+    }
+  }
   function change() { draw(); remember(); }
   slider.addEventListener("input", function () { stop(); change(); });
   picker.addEventListener("change", change);
@@ -80,7 +90,10 @@ SCRIPT = """
     if (timer !== null) { stop(); remember(); return; }
     play.textContent = "Stop";
     play.setAttribute("aria-pressed", "true");
-    timer = setInterval(function () { slider.value = String((Number(slider.value) + 1) % (Number(slider.max) + 1)); draw(); }, 700);
+    timer = setInterval(function () {
+      slider.value = String((Number(slider.value) + 1) % (Number(slider.max) + 1));
+      draw();
+    }, 700);
   });
   window.addEventListener("hashchange", function () { recall(); draw(); });
   recall();
@@ -138,8 +151,8 @@ def score_table(label: str, units: str, rows: Sequence[tuple[str, str, str, str,
         body += (f"<tr><td>{escape(lead)}</td><td>{escape(model)}</td><td>{escape(persistence)}</td><td>{escape(climatology)}</td>"
                  f"<td{worse}>{words}</td></tr>")
     unit = f" ({escape(units)})" if units else ""
-    return (f"<div><h3>{escape(label)}{unit}</h3><table><thead><tr><th scope=\"col\">lead</th><th scope=\"col\">model</th><th scope=\"col\">persistence</th>"
-            f"<th scope=\"col\">climatology</th><th scope=\"col\">skill</th></tr></thead><tbody>{body}</tbody></table></div>")
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("lead", "model", "persistence", "climatology", "skill"))
+    return f"<div><h3>{escape(label)}{unit}</h3><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def facts(values: Mapping[str, Any]) -> str:
@@ -160,12 +173,8 @@ def _plain(value: Any, depth: int = 0) -> str:
 def whole(title: str, head: str, sections: Sequence[str], foot: str) -> str:
     """The page; `head`, `sections` and `foot` are HTML already, `title` is text."""
     page = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{escape(policy())}">'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer"><link rel="icon" href="data:,">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
+            '<link rel="icon" href="data:,">'
             f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><header><h1>{escape(title)}</h1>{head}</header>\n"
             f"<main>{''.join(sections)}</main>\n<footer>{foot}</footer>\n")
     return page + (f"<script>{SCRIPT}</script></body></html>\n" if 'id="maps"' in page else "</body></html>\n")
-
-
-def external_addresses(page: str) -> list[str]:
-    """Addresses that a browser would fetch: for a self-contained page there are none."""
-    return [a for a in re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)", page) if not a.startswith(("data:", "#"))]

@@ -18,12 +18,13 @@ from . import canvas, page, style
 from .animate import MotionPage, truths_for
 from .curves import build_scores, read_curves
 from .fields import Field, Series, available, clean, describe_source, lead_text
+from .film import Film
 from .maps import ComparePage, persistence_of
 from .views import view_for
 
 _MAX_VARIABLES, _MAX_LEADS = 4, 9
 _PREFERRED = ("z500", "t850", "t2m", "u250", "msl", "q700")
-_WIDTH, _DPI, _COLUMNS = 11.0, 100.0, 400
+_WIDTH, _DPI, _COLUMNS = 11.0, 100.0, 320
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ def _leads(leads: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
     if len(ordered) <= _MAX_LEADS:
         return ordered
     wanted = np.linspace(0, ordered[-1], _MAX_LEADS)
-    nearest = [min((v for v in ordered), key=lambda v, w=w: (abs(v - w) + (0 if v % 86400 == 0 else 10800), v)) for w in wanted[1:-1]]  # type: ignore[misc]
-    return sorted({ordered[0], *nearest, ordered[-1]})
+    cost = np.abs(np.asarray(ordered)[None, :] - wanted[1:-1, None]) + np.where(np.asarray(ordered) % 86400 == 0, 0, 10800)
+    return sorted({ordered[0], *(ordered[int(i)] for i in cost.argmin(axis=1)), ordered[-1]})
 
 
 def _read(forecast: xr.Dataset, truth: xr.Dataset | None, name: str, start: int) -> _Run:
@@ -99,7 +100,8 @@ def _maps(forecast: xr.Dataset, truth: xr.Dataset | None, names: Sequence[str], 
         frames = []
         for field, picture in zip(run.fields, _pages(run), strict=True):
             words = f"{'Forecast, truth and error' if run.truths else 'Forecast'} of {field.label}. {field.times_text()}"
-            frames.append({"key": times.format_duration(field.lead or 0), "lead": lead_text(field.lead or 0), "words": words, "image": page.data_uri(_png(picture))})
+            frames.append({"key": times.format_duration(field.lead or 0), "lead": lead_text(field.lead or 0), "words": words,
+                           "image": page.data_uri(_png(picture))})
         variables.append({"name": run.fields[0].short, "label": f"{run.fields[0].label} ({run.fields[0].short})", "frames": frames})
     return variables
 
@@ -116,10 +118,9 @@ def _curves(scores: xr.Dataset, names: Sequence[str]) -> str:
     for metric, words in (("rmse", "RMSE"), ("acc", "Anomaly correlation")):
         if metric not in metrics:
             continue
-        buffer = io.BytesIO()
-        build_scores(scores, metric=metric, variables=_with(scores, metric, names), dpi=90).savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-        picture = _png(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
-        html += f'<div class="card"><img src="{page.data_uri(picture)}" alt="{words} of model, persistence and climatology against lead time"></div>'
+        picture = Film(build_scores(scores, metric=metric, variables=_with(scores, metric, names), dpi=90), ()).picture(())
+        alt = f"{words} of model, persistence and climatology against lead time"
+        html += f'<div class="card"><img src="{page.data_uri(_png(picture))}" alt="{alt}"></div>'
     return f'<section aria-labelledby="h-curves"><h2 id="h-curves">Scores against lead time</h2>{html}</section>' if html else ""
 
 
@@ -128,22 +129,27 @@ def _with(scores: xr.Dataset, metric: str, names: Sequence[str]) -> list[str]:
     return [n for n in names if n in have][:9]
 
 
+def _digits(values: np.ndarray[Any, np.dtype[np.float64]]) -> int:
+    """Decimals that give the greatest value four digits."""
+    top = float(np.nanmax(np.abs(values)))
+    return int(np.clip(3 - np.floor(np.log10(top)), 0, 8)) if top > 0 else 2
+
+
 def _tables(scores: xr.Dataset, names: Sequence[str]) -> str:
     """RMSE of model, persistence and climatology by lead, and the skill against persistence."""
-    def number(values: np.ndarray[Any, np.dtype[np.float64]] | None, i: int) -> str:
-        return "–" if values is None or not np.isfinite(values[i]) else f"{values[i]:.4g}"
-
     html = ""
     for curve in read_curves(scores, variables=names):
         model, persistence, climatology = (curve.lines.get(k) for k in ("model", "persistence", "climatology"))
         rows: list[tuple[str, str, str, str, float | None]] = []
+        digits = _digits(np.concatenate(list(curve.lines.values())))
         for i, lead in enumerate(curve.leads):
             reference = float("nan") if persistence is None else float(persistence[i])
             skill = 1 - float(curve.lines["model"][i]) / reference if reference > 0 else float("nan")
-            rows.append((times.format_duration(int(lead)), number(model, i), number(persistence, i), number(climatology, i), skill if np.isfinite(skill) else None))
+            numbers = ["–" if v is None or not np.isfinite(v[i]) else f"{v[i]:.{digits}f}" for v in (model, persistence, climatology)]
+            rows.append((times.format_duration(int(lead)), numbers[0], numbers[1], numbers[2], skill if np.isfinite(skill) else None))
         html += page.score_table(f"{curve.label}, {curve.short}", curve.units, rows)
     return ('<section aria-labelledby="h-tables"><h2 id="h-tables">Tables: RMSE, global</h2><div class="card">'
-            f'<p class="muted">Skill is 1 − model / persistence: above zero the model is better than repeating the initial state.</p>'
+            '<p class="muted">Skill is 1 − model / persistence: above zero the model is better than repeating the initial state.</p>'
             f'<div class="tables">{html}</div></div></section>')
 
 
@@ -177,7 +183,8 @@ def write_report(out: Path, *, forecast: xr.Dataset, truth: xr.Dataset | None = 
         scored = _scored(scores, [Series(forecast, n).short for n in names])
         sections += [_curves(scores, scored), _tables(scores, scored)]
     if model_card:
-        sections.append(f'<section aria-labelledby="h-card"><h2 id="h-card">Model card</h2><div class="card">{page.facts(model_card)}</div></section>')
+        card = page.facts(model_card)
+        sections.append(f'<section aria-labelledby="h-card"><h2 id="h-card">Model card</h2><div class="card">{card}</div></section>')
     content = page.whole("Forecast report", _head(first, forecast, truth, scores, start), sections, _foot(forecast, truth))
     return canvas.write_bytes(out, content.encode("utf-8"))
 
@@ -191,7 +198,8 @@ def _head(series: Series, forecast: xr.Dataset, truth: xr.Dataset | None, scores
     inits = scores.attrs.get("num_inits") if scores is not None else None
     when += f". Scores: {clean(inits, 20)} forecasts" if inits is not None else ""
     lines = [("Forecast", forecast)] + ([("Truth", truth)] if truth is not None else [])
-    said = "".join(f'<p class="muted">{name}: {page.escape(describe_source(ds.attrs)[0] or "source not given by the file")}</p>' for name, ds in lines)
+    told = [(name, describe_source(ds.attrs)[0] or "source not given by the file") for name, ds in lines]
+    said = "".join(f'<p class="muted">{name}: {page.escape(words)}</p>' for name, words in told)
     return f"{note}<p>{page.escape(when)}. Grid: {page.escape(series.grid.describe())}.</p>{said}"
 
 

@@ -122,7 +122,7 @@ def ticks(levels: Float, count: int = 13) -> Float:
         return np.concatenate([-upper[::-1], [0.0], upper])
     step = levels[1] - levels[0]
     if stride > 1 and np.allclose(np.diff(levels), step):
-        return levels[np.mod(np.rint(levels / step), stride) == 0]
+        return np.asarray(levels[np.mod(np.rint(levels / step), stride) == 0])
     return levels[::stride]
 
 

@@ -133,7 +133,8 @@ def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | N
     name = name.lower().replace("_", "").replace("-", "").replace(" ", "")
     if name not in NAMES:
         near = get_close_matches(name, NAMES, 1, 0.5)
-        raise ConfigError(f"no projection '{projection}'; there are {', '.join(NAMES)}", fix=f"did you mean '{near[0]}'?" if near else "use one of these")
+        raise ConfigError(f"no projection '{projection}'; there are {', '.join(NAMES)}",
+                          fix=f"did you mean '{near[0]}'?" if near else "use one of these")
     if region is None and not grid.is_global and name in ("platecarree", "lambert"):
         rows, left = np.sort(grid.latitude_edges()), float(grid.longitude[0])
         half = (grid.longitude[1] - grid.longitude[0]) / 2
@@ -168,10 +169,8 @@ def _projection(name: str, longitude: float, latitude: float) -> Any:
 def _make(name: str, region: Region | None, center: tuple[float, float] | None) -> View:
     if name == "lambert" and region is None:
         raise ConfigError("the lambert projection shows a region", fix="give region=west,east,south,north")
-    if region is not None:
-        middle = ((region[0] + region[1]) / 2, (region[2] + region[3]) / 2)
-    else:
-        middle = (0.0, 30.0 if name == "orthographic" else 0.0)
+    whole = (0.0, 30.0 if name == "orthographic" else 0.0)
+    middle = whole if region is None else ((region[0] + region[1]) / 2, (region[2] + region[3]) / 2)
     longitude, latitude = center or middle
     longitude = (longitude + 180) % 360 - 180
     crs = _projection(name, longitude, latitude if name != "lambert" or abs(latitude) > 1 else 1.0)
@@ -186,7 +185,10 @@ def _make(name: str, region: Region | None, center: tuple[float, float] | None) 
 
 def _outline(name: str, crs: Any, region: Region | None) -> Float:
     t = np.linspace(0, 1, 181)
-    if region is None and name == "orthographic":
+    if region is not None and name in ("npolar", "spolar") and region[1] - region[0] > 359.9:
+        longitude, rim = 360 * t, np.full(181, region[2] if name == "npolar" else region[3])
+        ring = crs.transform_points(_cartopy().crs.PlateCarree(), longitude, rim)[:, :2]
+    elif region is None and name == "orthographic":
         radius = float(np.abs(np.asarray(crs.boundary.coords)[:, 0]).max())
         ring = radius * np.stack([np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], axis=-1)
     elif region is None and name not in ("npolar", "spolar"):
@@ -207,22 +209,26 @@ def _outline(name: str, crs: Any, region: Region | None) -> Float:
 
 
 @lru_cache(maxsize=1)
-def _shores() -> Any:
-    from shapely.geometry import MultiLineString
-
+def _shores() -> tuple[Any, ...]:
+    """Coastlines and lake shores in degrees."""
     lines: list[Any] = []
     for name in ("ne_110m_coastline", "ne_110m_lakes"):
         path = NATURAL_EARTH / f"{name}.shp"
         if not path.is_file():
             raise ResourceError("the coastlines are missing", where=str(path), fix="install the package again")
         for shape in _cartopy().io.shapereader.Reader(str(path)).geometries():
-            lines += [shape] if shape.geom_type == "LineString" else [part.exterior for part in getattr(shape, "geoms", (shape,))]
-    return MultiLineString([line.coords for line in lines])
+            if shape.geom_type == "LineString":
+                lines.append(shape)
+            else:
+                polygons = shape.geoms if shape.geom_type == "MultiPolygon" else [shape]
+                lines += [type(lines[0])(polygon.exterior.coords) for polygon in polygons]
+    return tuple(lines)
 
 
 def _coasts(crs: Any) -> tuple[Float, ...]:
-    projected = crs.project_geometry(_shores(), _cartopy().crs.PlateCarree())
-    return tuple(np.asarray(line.coords)[:, :2] for line in projected.geoms if len(line.coords) > 1)
+    flat = _cartopy().crs.PlateCarree()
+    parts = [part for line in _shores() for part in crs.project_geometry(line, flat).geoms]
+    return tuple(np.asarray(part.coords)[:, :2] for part in parts if len(part.coords) > 1)
 
 
 def _spacing(span: float) -> float:
@@ -251,7 +257,9 @@ def _graticule(view: View, region: Region | None, middle: float) -> tuple[tuple[
     else:
         west, east = middle - 180, middle + 180
         south, north = {"npolar": (_POLAR_EDGE, 90.0), "spolar": (-90.0, -_POLAR_EDGE)}.get(view.name, (-90.0, 90.0))
-    step_x, step_y = (_spacing(east - west), _spacing(north - south)) if region is not None else (60.0 if not polar else 30.0, 30.0 if not polar else 20.0)
+    step_x, step_y = (30.0, 20.0) if polar else (60.0, 30.0)
+    if region is not None:
+        step_x, step_y = _spacing(east - west), _spacing(north - south)
     meridians = np.arange(np.ceil(west / step_x - 1e-9), np.floor(east / step_x + 1e-9) + 1) * step_x
     parallels = np.arange(np.ceil(south / step_y - 1e-9), np.floor(north / step_y + 1e-9) + 1) * step_y
     if polar:
@@ -268,7 +276,7 @@ def _graticule(view: View, region: Region | None, middle: float) -> tuple[tuple[
 
 
 def _labels(view: View, region: Region | None, meridians: Float, parallels: Float, middle: float, box: Region) -> tuple[Label, ...]:
-    west, east, south, north = box
+    west, east, south, _ = box
     labels: list[Label] = []
 
     def put(longitude: float, latitude: float, text: str, ha: str, va: str, inside: bool) -> None:
