@@ -109,7 +109,7 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
         if field.levels is None and (known := BY_NAME.get(field.variable)) is not None and known.on_levels:
             ledger.note(f"'{field.piece.file_name}' ({field.variable}) has no pressure level in the file", field.piece.path)
     orientation = next(p.orientation for p in kept if p.orientation is not None)
-    return Source(_dataset(fields, times, grid), orientation, times, prognostic, static, tuple(ledger.notes),
+    return Source(_dataset(fields, times, grid), orientation, times, prognostic, static, ledger.notes,
                   tuple(dict.fromkeys(p.path for p in parts)), dict(kept[0].attrs), findings)
 
 

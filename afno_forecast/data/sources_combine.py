@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.times import STANDARD, TimeAxis, common_step, format_instant
-from afno_forecast.vocabulary import BY_NAME
+from afno_forecast.vocabulary import BY_NAME, split_name
 
 from .sources_decode import Part, Piece
+from .sources_files import READ_ERRORS, first_line
 from .sources_notes import Ledger
 from .units import convert
 
@@ -90,8 +91,8 @@ def combine(pieces: Sequence[Piece], ledger: Ledger) -> list[Field]:
 
 
 def _combine_one(members: list[Piece], ledger: Ledger) -> Field | None:
+    members = _one_unit(_one_of_each(members, ledger), ledger)
     first = members[0]
-    members = _one_unit(members, ledger)
     for other in [p for p in members if (p.levels is None) != (first.levels is None) or (p.times is None) != (first.times is None)]:
         what = "times" if (other.times is None) != (first.times is None) else "pressure levels"
         ledger.fail(DataError(f"'{first.variable}' has {what} in one place and none in the other",
@@ -103,6 +104,39 @@ def _combine_one(members: list[Piece], ledger: Ledger) -> Field | None:
     else:
         field = _along_level(members, ledger)
     return _constant(field, ledger)
+
+
+def _one_of_each(members: list[Piece], ledger: Ledger) -> list[Piece]:
+    """Of two variables of one file that are the same quantity, the one whose name says so; the others are refused."""
+    kept: list[Piece] = []
+    for piece in members:
+        rival = next((p for p in kept if p.path == piece.path and p.file_name != piece.file_name and _share_levels(p, piece)), None)
+        if rival is None:
+            kept.append(piece)
+            continue
+        names = {p.file_name: split_name(p.file_name)[0] == p.variable for p in (rival, piece)}
+        if all(names.values()) or not any(names.values()):
+            ledger.fail(DataError(f"'{rival.file_name}' and '{piece.file_name}' are both {piece.variable}", where=piece.path,
+                                  fix="remove one, or correct its standard_name"))
+            continue
+        chosen, other = (rival, piece) if names[rival.file_name] else (piece, rival)
+        kept[kept.index(rival)] = chosen
+        ledger.refuse(f"'{other.file_name}' is {other.variable} too; '{chosen.file_name}' is used", f"{piece.path}, {other.file_name}")
+    return kept
+
+
+def _share_levels(one: Piece, other: Piece) -> bool:
+    return one.levels is None or other.levels is None or bool(set(one.levels) & set(other.levels))
+
+
+def _read(members: Sequence[Piece], *arrays: da.Array) -> tuple[NDArray[np.float32], ...]:
+    """The values of arrays. Raises DataError naming the files when they cannot be read."""
+    try:
+        values: tuple[NDArray[np.float32], ...] = compute(*arrays)
+    except READ_ERRORS as error:
+        raise DataError(f"'{members[0].variable}' cannot be read ({first_line(error)})", where=", ".join(dict.fromkeys(p.path for p in members)),
+                        fix="fetch or write the file again") from error
+    return values
 
 
 def _one_unit(members: list[Piece], ledger: Ledger) -> list[Piece]:
@@ -178,7 +212,7 @@ def _check_repeated(members: list[Piece], data: da.Array, order: NDArray[np.int6
     batch = max(1, int(_COMPARED_BYTES / max(data.nbytes / data.shape[0], 1)))
     for start in range(0, len(repeated), batch):
         chosen = repeated[start : start + batch]
-        one, two = compute(data[order[chosen]], data[order[chosen + 1]])
+        one, two = _read(members, data[order[chosen]], data[order[chosen + 1]])
         differs = ~((one == two) | (np.isnan(one) & np.isnan(two))).reshape(len(chosen), -1).all(axis=1)
         if differs.any():
             at = chosen[int(np.argmax(differs))]
@@ -195,7 +229,7 @@ def _check_repeated(members: list[Piece], data: da.Array, order: NDArray[np.int6
 
 
 def _same_constant(first: Piece, other: Piece, ledger: Ledger) -> None:
-    one, two = compute(first.data, other.data)
+    one, two = _read([first, other], first.data, other.data)
     scale = float(np.nanmax(np.abs(one))) if np.isfinite(one).any() else 1.0
     if not np.allclose(one, two, rtol=1e-6, atol=1e-6 * scale, equal_nan=True):
         ledger.fail(DataError(f"'{first.variable}' does not change with time but differs between files", where=f"{first.path} and {other.path}",
@@ -208,7 +242,7 @@ def _constant(field: Field, ledger: Ledger) -> Field:
     if known is None or not known.constant or field.times is None or field.levels is not None:
         return field
     middle = len(field.times) // 2
-    first, *others = compute(field.data[0], field.data[middle], field.data[-1])
+    first, *others = _read([field.piece], field.data[0], field.data[middle], field.data[-1])
     if all(np.array_equal(first, other, equal_nan=True) for other in others):
         ledger.note(f"'{field.variable}' comes with times and is constant (first, middle and last agree): taken once", field.piece.path)
         return replace(field, times=None, data=field.data[0])

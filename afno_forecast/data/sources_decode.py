@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from afno_forecast.errors import DataError, ForecastError
 from afno_forecast.grid import Orientation
 from afno_forecast.times import TimeAxis
+from afno_forecast.vocabulary import BY_NAME, split_name
 
 from .sources_identify import identify
 from .sources_notes import Ledger
@@ -178,7 +179,7 @@ def _pressure(coordinate: xr.DataArray, name: str, path: str, ledger: Ledger) ->
         return None
     if name.lower() in ("isobaricinhpa", "isobaricinpa"):
         return values / (1.0 if name.lower() == "isobaricinhpa" else 100.0)
-    if len(values) > 2 and values.min() <= 1 and (np.abs(np.diff(values)) == 1).all():
+    if len(values) > 1 and values.min() <= 1 and (np.abs(np.diff(values)) == 1).all():
         return None  # 1, 2, 3, ...: numbers of model levels
     in_pascal = bool(values.max() > 1200)
     ledger.note(f"level coordinate '{name}' has no units: taken as {'Pa' if in_pascal else 'hPa'}", path)
@@ -292,6 +293,9 @@ def _piece(array: xr.DataArray, path: str, axes: Axes, orientation: Orientation,
         raise DataError(f"'{name}' has dimensions {tuple(map(str, array.dims))}, without latitude and longitude")
     time_dim, level_dim = _roles(array, axes, name, where, ledger)
     levels, keep = _levels(axes, array, level_dim, name, where, ledger)
+    if levels is not None and not level_dim and (named := BY_NAME.get(split_name(name)[0])) is not None and not named.on_levels:
+        ledger.note(f"scalar level {levels[0]} hPa beside '{name}' is not its level: ignored", where)
+        levels = None
     times = axes.time.get(time_dim) if time_dim is not None else None
     identity = identify(name, array.attrs, on_pressure=levels is not None, height=_height(array, axes), varies=times is not None)
     if identity.remark:

@@ -22,8 +22,9 @@ GRIDDED = ("netCDF", "netCDF-4 / HDF5", "GRIB", "zarr")
 _SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2", ".zarr")
 _TABLE_KINDS = {".shp": "shapefile", ".shx": "shapefile index", ".dbf": "dBase table", ".prj": "map projection text", ".cpg": "character set name"}
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
-_READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError, EOFError, BaseZarrError)
-_CHUNK_BYTES = 32 * 2**20
+READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError, EOFError, BaseZarrError)
+_CHUNK_BYTES = 4 * 2**20
+_MOST_CHUNKS = 64  # of the file in one block: more make single states slow to read, fewer make the task graph of long series large
 _NETCDF3_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
 
 
@@ -102,7 +103,7 @@ def kind_of(path: Path) -> str:
 
 
 def open_file(path: Path) -> list[xr.Dataset]:
-    """The datasets of one file or store, lazily, in dask blocks of some 32 MB; several for a GRIB file of several hypercubes.
+    """The datasets of one file or store, lazily, in dask blocks of some 4 MB; several for a GRIB file of several hypercubes.
 
     Raises:
         DataError: not a gridded file, truncated, damaged, or a training store.
@@ -117,7 +118,8 @@ def open_file(path: Path) -> list[xr.Dataset]:
         datasets = _open_grib(path)
     elif kind == "zarr":
         check_zarr(path)
-        datasets = [_open_xarray(path, "zarr")]
+        store = _open_xarray(path, "zarr")
+        datasets = [store[sorted(map(str, store.data_vars))]]  # a folder has no order of its own
     else:
         if kind == "netCDF":
             check_netcdf3(path)
@@ -137,8 +139,8 @@ def _open_xarray(path: Path, engine: str) -> xr.Dataset:
                 if "decode" not in str(error):
                     raise
                 return xr.open_dataset(path, **options, decode_times=False)
-        except _READ_ERRORS as error:
-            raise DataError(f"cannot be opened; it is truncated or damaged ({_first_line(error)})", where=str(path),
+        except READ_ERRORS as error:
+            raise DataError(f"cannot be opened; it is truncated or damaged ({first_line(error)})", where=str(path),
                             fix="fetch or write the file again") from error
 
 
@@ -151,19 +153,20 @@ def _open_grib(path: Path) -> list[xr.Dataset]:
         warnings.simplefilter("ignore")  # cfgrib's own use of xarray
         try:
             datasets: list[xr.Dataset] = cfgrib.open_datasets(str(path), backend_kwargs={"indexpath": ""})
-        except _READ_ERRORS as error:
-            raise DataError(f"cannot be decoded as GRIB ({_first_line(error)})", where=str(path), fix="check it with grib_ls") from error
+        except READ_ERRORS as error:
+            raise DataError(f"cannot be decoded as GRIB ({first_line(error)})", where=str(path), fix="check it with grib_ls") from error
     if not datasets:
         raise DataError("no GRIB message could be decoded", where=str(path), fix="check it with grib_ls")
     return datasets
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, for one of ours."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _in_blocks(ds: xr.Dataset, token: str) -> xr.Dataset:
-    """As dask arrays; along time in blocks of the file's own chunks, together about 32 MB."""
+    """As dask arrays; along time in blocks of the file's own chunks, together about 4 MB."""
     sizes: dict[str, int] = {}
     for variable in ds.data_vars.values():
         if variable.ndim < 3:
@@ -174,6 +177,8 @@ def _in_blocks(ds: xr.Dataset, token: str) -> xr.Dataset:
         one = variable.nbytes / max(variable.sizes[leading], 1)
         unit = min(int(own.get(leading, 1)), variable.sizes[leading]) or 1
         length = max(unit, int(_CHUNK_BYTES / max(one, 1)) // unit * unit)
+        if leading in own:
+            length = min(length, _MOST_CHUNKS * unit)
         sizes[leading] = min(sizes.get(leading, length), length)
     return ds.chunk({dim: sizes.get(str(dim), -1) for dim in ds.dims}, token=token)
 

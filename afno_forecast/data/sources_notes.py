@@ -28,8 +28,13 @@ class Ledger:
     """Collects notes; with `report_only` it also collects the errors that would otherwise be raised."""
 
     report_only: bool = False
-    notes: list[Note] = field(default_factory=list)
     num_fatal: int = 0
+    _notes: dict[Note, None] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Every note once, in the order they came."""
+        return tuple(self._notes)
 
     def note(self, message: str, where: str = "") -> None:
         """Remember a remark, once."""
@@ -47,5 +52,4 @@ class Ledger:
         self._add(Note("refused", f"{error.what}; {error.fix}" if error.fix else error.what, error.where))
 
     def _add(self, note: Note) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+        self._notes[note] = None

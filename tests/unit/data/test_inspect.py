@@ -28,7 +28,8 @@ def make(num_times: int = 9) -> xr.Dataset:
          "sp": (("time", "lat", "lon"), np.full((num_times, 6, 7), 1e5, "f4"), {"units": "Pa"}),
          "sst": (("time", "lat", "lon"), holes, {"units": "K"}),
          "salinity": (("time", "depth", "lat", "lon"), np.ones((num_times, 3, 6, 7), "f4"), {"units": "g/kg"})},
-        {"time": np.datetime64("2003-12-30", "ns") + np.arange(num_times) * np.timedelta64(12, "h"), "level": ("level", [850, 500], {"units": "hPa"}),
+        {"time": np.datetime64("2003-12-30", "ns") + np.arange(num_times) * np.timedelta64(12, "h"),
+         "level": ("level", [850, 500], {"units": "hPa"}),
          "lat": ("lat", latitude, {"units": "degrees_north"}), "lon": ("lon", np.arange(7) * 360 / 7 - 180, {"units": "degrees_east"})})
 
 
@@ -42,7 +43,8 @@ def test_a_full_account(tmp_path: Path) -> None:
     assert (report.times.first, report.times.last, report.times.count) == ("2003-12-30T00", "2004-01-03T00", 9)
     assert report.times.step_seconds == 43200 and report.times.num_missing == 0
     rows = {(r.variable or r.file_name, r.level): r for r in report.variables}
-    assert set(rows) == {("temperature", 500), ("temperature", 850), ("surface_pressure", None), ("sea_surface_temperature", None), ("salinity", None)}
+    assert set(rows) == {("temperature", 500), ("temperature", 850), ("surface_pressure", None), ("sea_surface_temperature", None),
+                         ("salinity", None)}
     t500, kelvin = rows["temperature", 500], ds["ta"].sel(level=500).astype("f8") + 273.15
     assert (t500.file_name, t500.units_from, t500.units_to) == ("ta", "degC", "K")
     assert t500.minimum == pytest.approx(float(kelvin.min()), rel=1e-6)

@@ -200,7 +200,7 @@ def test_a_wanted_channel_that_was_refused_says_why(tmp_path: Path) -> None:
     ds["q700"] = ds["t2m"].assign_attrs(units="furlong")
     path = written(ds, tmp_path / "a.nc")
     assert "'q700' comes in 'furlong'" in messages(open_source(path), "refused")
-    with pytest.raises(DataError, match="no channel q700 .*furlong"):
+    with pytest.raises(DataError, match=r"no channel q700 .*furlong"):
         open_source(path, channels=["q700", "t2m"])
 
 
@@ -222,6 +222,56 @@ def test_a_constant_with_times_becomes_a_constant(tmp_path: Path) -> None:
     source = open_source(written(ds, tmp_path / "lsm.nc"))
     assert source.static.shorts == ("orog", "lsm")
     assert source.dataset["land_sea_mask"].dims == ("latitude", "longitude")
+
+
+def test_a_scalar_level_beside_surface_variables_is_not_theirs(tmp_path: Path) -> None:
+    source = open_source(written(make().sel(level=500), tmp_path / "a.nc"))
+    assert source.channels.shorts == ("z500", "t500", "t2m") and source.static.shorts == ("orog",)
+    assert "scalar level 500 hPa beside 't2m'" in messages(source)
+
+
+def test_two_variables_for_one_quantity(tmp_path: Path) -> None:
+    ds = make()
+    ds["other"] = (ds["t"] + 1).assign_attrs(ds["t"].attrs)
+    source = open_source(written(ds, tmp_path / "a.nc"))
+    np.testing.assert_array_equal(source.dataset["temperature"].sel(level=850).values, ds["t"].sel(level=850).values)
+    assert "'other' is temperature too; 't' is used" in messages(source, "refused")
+    ds["2t"] = (ds["t2m"] + 1).assign_attrs(units="K")
+    with pytest.raises(DataError, match="'t2m' and '2t' are both 2m_temperature"):
+        open_source(written(ds, tmp_path / "b.nc"))
+
+
+def test_weatherbench_layout(tmp_path: Path) -> None:
+    ds = make().rename(t="temperature", t2m="2m_temperature").transpose("time", "level", "longitude", "latitude", missing_dims="ignore")
+    ds["level"].attrs = {}
+    ds["land_sea_mask"] = (ds["orography"] > 0).astype("f4").drop_attrs()
+    ds.to_zarr(tmp_path / "wb2.zarr", zarr_format=2, consolidated=True, encoding={"geopotential": {"chunks": (1, 3, 9, 5)}})
+    source = open_source(tmp_path / "wb2.zarr")
+    assert source.orientation.transposed and source.static.shorts == ("lsm", "orog") and len(source.channels) == 7
+    np.testing.assert_array_equal(source.dataset["geopotential"].sel(level=500).values, make()["geopotential"].sel(level=500).values)
+
+
+def test_numbered_levels_are_not_pressures(tmp_path: Path) -> None:
+    ds = make()[["t"]].assign_coords(level=("level", [1, 2, 3]))
+    with pytest.raises(DataError, match="'t' is on 'level', which is not pressure"):
+        open_source(written(ds, tmp_path / "a.nc"))
+
+
+@needs_shared
+def test_a_grib_series_on_levels(tmp_path: Path) -> None:
+    """The first step of each start is a series of states."""
+    pytest.importorskip("cfgrib")
+    import eccodes
+
+    with (SHARED / "real" / "earthkit_pl_regular_ll.grib").open("rb") as file, (tmp_path / "first.grib").open("wb") as out:
+        while (message := eccodes.codes_grib_new_from_file(file)) is not None:
+            if eccodes.codes_get(message, "step", int) == 0:
+                out.write(eccodes.codes_get_message(message))
+            eccodes.codes_release(message)
+    source = open_source(tmp_path / "first.grib", channels=["t850", "r1000", "u300"])
+    assert source.channels.shorts == ("t850", "r1000", "u300") and len(source.times) == 4
+    assert (np.diff(source.times.seconds) == 43200).all()
+    assert 230 < float(source.dataset["temperature"].sel(level=850).mean()) < 300
 
 
 @needs_shared
