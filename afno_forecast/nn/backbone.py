@@ -214,7 +214,7 @@ class HierarchicalBackbone(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H, W), float32 or wider."""
-        x_BHWC = self.stem(x_BCHW.permute(0, 2, 3, 1))
+        x_BHWC = self.stem(x_BCHW.permute(0, 2, 3, 1).contiguous())
         skips: list[Tensor] = []
         for refine, down in zip(self.refine_down, self.down, strict=True):
             skips.append(refine(x_BHWC))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .convolution import convolve
 from .mixers import MIXERS, MixerName, MixerOptions
 from .padding import Boundary, pad
 
@@ -31,8 +32,8 @@ class BoundaryConv(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Convolved field, (B, H, W, C')."""
-        convolved: Tensor = self.conv(pad(x_BHWC.permute(0, 3, 1, 2), 1, 1, self.boundary))
-        return convolved.permute(0, 2, 3, 1)
+        padded_BCHW = pad(x_BHWC.permute(0, 3, 1, 2), 1, 1, self.boundary)
+        return convolve(padded_BCHW, self.conv.weight, self.conv.bias).permute(0, 2, 3, 1)
 
 
 class ResidualBlock(nn.Module):

@@ -26,6 +26,7 @@ Method = Literal["fft", "matmul"]
 _MATMUL_LIMIT = 140.0
 
 
+@lru_cache(maxsize=256)
 def kept_wavenumbers(num_points: int, fraction: float, *, half: bool) -> tuple[int, ...]:
     """Signed integer wavenumbers with |wavenumber| <= fraction of Nyquist, in the order of `fftfreq` (`rfftfreq` if half)."""
     frequencies = (torch.fft.rfftfreq if half else torch.fft.fftfreq)(num_points, dtype=torch.float64)
