@@ -43,7 +43,10 @@ def main() -> None:
 @cli.command()
 @click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Folder to fill.")
 def demo(out: Path) -> None:
-    """Run the whole path on the embedded sample: data, training, forecasts, scores, report."""
+    """Run the whole path on the embedded sample.
+
+    Data, training, forecasts, scores, report; then the commands that do the same.
+    """
     from .demo import run_demo
 
     run_demo(out, echo=click.echo)
@@ -51,7 +54,10 @@ def demo(out: Path) -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Look at this machine: versions, cores, memory, disk, accelerator, what is missing."""
+    """Look at this machine and what is missing.
+
+    Exits with 5 when the program cannot run here.
+    """
     from .doctor import examine, format_findings
 
     findings = examine(Path.cwd())
@@ -63,7 +69,10 @@ def doctor() -> None:
 @cli.command()
 @click.argument("path", type=PATH)
 def info(path: Path) -> None:
-    """Say what a model folder, run folder, training store, forecast or data file holds."""
+    """Say what a file or folder holds.
+
+    A model folder, run folder, training store, forecast, or any gridded file.
+    """
     from .cli_open import describe
 
     click.echo(describe(path))
@@ -91,7 +100,10 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
 @click.option("--format", "file_format", type=click.Choice(["zarr2", "zarr3", "netcdf"]), help="Instead of what the suffix of --out says.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Start times stepped together.")
 def rollout(model: Path, sources: tuple[Path, ...], init: str, lead_time: str, out: Path, file_format: str | None, batch_size: int) -> None:
-    """Forecast from analyses; written while the model runs, continued after an interruption by the same command."""
+    """Forecast from analyses.
+
+    The forecast is written while the model runs; interrupted, the same command continues it.
+    """
     from .forecast.produce import produce_forecast
     from .times import parse_duration
 
@@ -108,7 +120,10 @@ def rollout(model: Path, sources: tuple[Path, ...], init: str, lead_time: str, o
 @click.option("--climatology", type=PATH, help="Training store whose climatology is used. [default: the truth's own]")
 @click.option("--regions", type=NamesList(), help="WeatherBench's names, with commas. [default: all the grid covers]")
 def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: Path | None, regions: tuple[str, ...] | None) -> None:
-    """Score a forecast against analyses, beside persistence and climatology."""
+    """Score a forecast against analyses.
+
+    Always beside persistence and, where there is one, climatology.
+    """
     from .cli_open import score
 
     for line in score(forecast, truths, out, climatology, regions):

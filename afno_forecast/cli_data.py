@@ -23,13 +23,16 @@ def data() -> None:
 @data.command("inspect")
 @click.argument("sources", nargs=-1, required=True, type=PATH)
 def inspect(sources: tuple[Path, ...]) -> None:
-    """Tell what is in any files, and what of it would be refused. Exits with 3 when nothing of it can be used."""
+    """Tell what is in any files, and what of it would be refused.
+
+    Exits with 3 when something is refused, or nothing gridded is found.
+    """
     from .data.inspect import format_inspection
     from .data.inspect import inspect as look
 
     found = look(list(sources))
     click.echo(format_inspection(found))
-    if not found.ready:
+    if found.refused or not found.variables:
         sys.exit(3)
 
 

@@ -42,6 +42,8 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 def _usage(error: click.ClickException) -> str:
     text = error.format_message()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return text
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{text}\n  fix:   see {context.command_path} --help" if context else text
 

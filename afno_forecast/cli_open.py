@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -103,8 +104,7 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path |
     truth = open_states(truth_path, ChannelSet(tuple(c for c in there if c.name in wanted)) or there)
     store = climatology or (truths[0] if len(truths) == 1 and is_store(truths[0]) else None)
     found = Store.open(store).climatology() if store else None
-    if found is None:
-        yield f"note: {store or 'the truth'} carries no climatology: no ACC and no climatology scores; give --climatology STORE"
+    logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())  # its notes are printed below the table
     scores = evaluate(ds, truth, climatology=found, regions=regions)
     if out.is_dir():
         years = np.unique(ds["time"].dt.year.values)
@@ -112,6 +112,8 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path |
         out = out / default_name(str(ds.attrs.get("model", forecast.stem)), truths[0].stem, truth.grid, year)
     written = write_scores(scores, out)
     yield format_table(scores, _shown(truth.channels))
+    if found is None:
+        yield "for ACC and scores of climatology give --climatology STORE"
     yield from (str(path) for path in written)
 
 

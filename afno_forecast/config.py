@@ -121,7 +121,7 @@ def _apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     for number, text in enumerate(overrides, 1):
         position = Position(f"override {number}: {text}", -number)
         name, equals, value_text = text.partition("=")
-        path: KeyPath = tuple(int(p) if p.isdecimal() and p.isascii() else p for p in name.strip().split("."))
+        path: KeyPath = tuple(int(p) if p.isdecimal() and p.isascii() and len(p) < 10 else p for p in name.strip().split("."))
         if not equals or not all(p != "" for p in path):
             document.problems.append(Problem(position, (), "is not of the form dotted.key=value"))
             continue
@@ -136,8 +136,10 @@ def _apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 def _assign(document: Document, path: KeyPath, value: Document, position: Position) -> str:
     """Set a value at a path, adding sections on the way. Returns what is wrong, or nothing."""
     here: Any = document.values
-    for depth, key in enumerate(path):
-        where = join_path(path[:depth])
+    done: KeyPath = ()
+    for depth, part in enumerate(path):
+        where = join_path(done)
+        key: str | int = part
         if isinstance(here, list):
             if not isinstance(key, int) or key >= len(here):
                 return f"{where} is a list of {len(here)}; its entries are counted from 0: {where}.0"
@@ -145,13 +147,15 @@ def _assign(document: Document, path: KeyPath, value: Document, position: Positi
             key = str(key)
         else:
             return f"{where} is {here!r}, not a section"
+        done = (*done, key)
         if depth == len(path) - 1:
             here[key] = value.values["value"]
         elif isinstance(here, dict) and here.get(key) is None:
             here[key] = {}
+            document.positions.setdefault(done, position)
         here = here[key]
-    for known in [k for k in (*document.positions, *document.unread) if k[: len(path)] == path]:
+    for known in [k for k in (*document.positions, *document.unread) if k[: len(done)] == done]:
         document.positions.pop(known, None)
         document.unread.discard(known)
-    document.positions |= {(*path, *inner[1:]): position for inner in value.positions}
+    document.positions |= {(*done, *inner[1:]): position for inner in value.positions}
     return ""

@@ -159,9 +159,9 @@ def read_value(text: str, position: Position) -> Document:
 
 
 def _near_file(path: Path) -> str:
-    names = [p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml")] if path.parent.is_dir() else []
-    near = nearest(path.name, names)
-    return f"did you mean '{printable(str(path.with_name(near)))}'?" if near else "give the path of a YAML file"
+    names = {p.stem: p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml")} if path.parent.is_dir() else {}
+    near = nearest(path.stem, names)
+    return f"did you mean '{printable(str(path.with_name(names[near])))}'?" if near else "give the path of a YAML file"
 
 
 def _line(event: yaml.Event) -> int:

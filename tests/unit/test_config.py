@@ -245,6 +245,9 @@ def test_overrides_replace_add_and_reach_into_lists(load):
     ("stages.x=3", "override 1: stages.x=3: stages.x: stages is a list of 2; its entries are counted from 0: stages.0"),
     ("seed=[1", "override 1: seed=[1: seed: not valid YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>'"),
     ("seed=!!int 3", "override 1: seed=!!int 3: seed: tag '!!int' is refused: only plain values are read"),
+    ("trainig.steps.n=3", "override 1: trainig.steps.n=3: trainig: unknown key; the keys here are seed, network, optimizer, stages, weights, budget, "
+                          "name, channels"),
+    ("weights.500=x", "override 1: weights.500=x: weights.500: must be a number, got 'x'"),
     ("name=\x1b[31m", r"override 1: name=\x1b[31m: name: holds a character that YAML forbids (#x1b)"),
 ])
 def test_overrides_that_cannot_be(problems, override: str, answer: str):
@@ -272,8 +275,8 @@ def test_an_integer_is_a_float_and_a_list_a_tuple():
     assert isinstance(tree.optimizer.learning_rate, float) and tree.stages == (Stage(num_steps=2),)
 
 
-_HARD = ["no", "2e-3", "1", "true", "null", "~", "2020-01-01", "<<", "*a", "&a", "- x", "a: b", " x ", "", ".inf", "0x1", "line\nline\n", "\t", "\x1b[31m",
-         "#", "\x85"]
+_HARD = ["no", "2e-3", "1", "true", "null", "~", "2020-01-01", "<<", "*a", "&a", "- x", "a: b", " x ", "", ".inf", "0x1", "line\nline\n", "\t",
+         "\x1b[31m", "#", "\x85"]
 _texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(_HARD)
 _keys = st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -300,9 +303,9 @@ def test_the_schema_describes_every_field():
 
 
 _JUNK = [
-    "seed: 1\nseed: [", "a: b: c", "\tseed: 1", "%YAML 9\n---\na: 1", 'a: "\\U00110000"', 'a: "\\ud800"', "a: \x07", "? [a]\n: 1", "? {a: b}\n: 1", "? *x\n: 1",
-    "<<: {a: 1}", "a: @", "a: `", "- a", "x", "", "# only a remark", "a: 1\n---\nb: 2", "!!map {a: 1}", "&a a: 1", "'': 1", "a: !include x", "null: 1\n~: 2",
-    f"{'k' * 201}: 1", "a: *b", "a: &b 1",
+    "seed: 1\nseed: [", "a: b: c", "\tseed: 1", "%YAML 9\n---\na: 1", 'a: "\\U00110000"', 'a: "\\ud800"', "a: \x07", "? [a]\n: 1", "? {a: b}\n: 1",
+    "? *x\n: 1", "<<: {a: 1}", "a: @", "a: `", "- a", "x", "", "# only a remark", "a: 1\n---\nb: 2", "!!map {a: 1}", "&a a: 1", "'': 1",
+    "a: !include x", "null: 1\n~: 2", f"{'k' * 201}: 1", "a: *b", "a: &b 1",
 ]
 
 
