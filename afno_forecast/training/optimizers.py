@@ -160,8 +160,8 @@ class WeightAverage:
         """Move the average towards the module's weights."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        own = list(self.average.values())
-        torch._foreach_lerp_(own, [p.detach() for _, p in module.named_parameters()], 1 - decay)
+        named = dict(module.named_parameters())
+        torch._foreach_lerp_(list(self.average.values()), [named[name].detach() for name in self.average], 1 - decay)
 
     def state_of(self, module: nn.Module) -> dict[str, Tensor]:
         """The module's state dict with averaged parameters."""
