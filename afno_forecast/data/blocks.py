@@ -103,7 +103,9 @@ class BlockReader:
     def read_static(self) -> NDArray[np.float32]:
         """The static fields; (S, H, W). Raises DataError as `read` does."""
         parts = self._compute([_array(self._source.dataset, c) for c in self._static], "static fields")
-        return self._finish(np.stack(parts)[None], self._static, ["the static fields"])[0]
+        fields = np.stack(parts)
+        self._finish(fields[None], self._static, ["the static fields"])
+        return fields
 
     def _compute(self, arrays: list[xr.DataArray], when: str) -> list[NDArray[np.float32]]:
         """All at once, so that a chunk of the source is read once."""

@@ -138,6 +138,7 @@ def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = N
         with _workspace(out, plan) as work:
             _Builder(source, plan, work, progress).run()
             (work / "store").replace(out)
+            disk.flush([out.absolute().parent])
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -286,6 +287,7 @@ class _Builder:
             disk.write_small(self._root, "hour", plan.hours, ("hour",), {"long_name": "hour of the day, UTC"})
             self._pass_over_store()
         disk.write_group(self._root, self._attributes(statistics))
+        disk.flush(p for p in self._root.rglob("*") if p.is_file())
 
     def _pass_over_source(self) -> PartialStatistics:
         layout = self._plan.layout
@@ -384,13 +386,14 @@ class _Builder:
 
     def _attributes(self, statistics: Statistics) -> dict[str, Any]:
         plan = self._plan
-        missing = missing_instants(plan.times.seconds, plan.time_step)
+        own_step = common_step(plan.times.seconds) if len(plan.times) > 1 else plan.time_step
+        missing = missing_instants(plan.times.seconds, own_step)
         constant = [name for name, low, high in zip(plan.channels.names, statistics.minimum, statistics.maximum, strict=True) if low == high]
         notes = [*plan.notes, *self._blocks.notes]
         if constant:
             notes.append(f"constant in the statistics period, std 0: {', '.join(constant)}")
         if len(missing):
-            notes.append(f"{len(missing)} times are missing at a step of {format_duration(plan.time_step)}")
+            notes.append(f"{len(missing)} times are missing at the record's step of {format_duration(own_step)}")
         period = {"start": plan.period[0], "end": plan.period[1], "text": _period_text(plan.period, plan.times.calendar)}
         attributes: dict[str, Any] = {
             MARK: FORMAT_VERSION, "channels": plan.channels.to_list(), "static_channels": plan.static.to_list(), "grid": plan.grid.to_dict(),

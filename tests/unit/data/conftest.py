@@ -11,7 +11,7 @@ LATITUDE = np.linspace(75, -75, 6)
 LONGITUDE = np.arange(9) * 40.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., xr.Dataset]:
     def make(times, seed: int = 3) -> xr.Dataset:
         random = np.random.default_rng(seed)

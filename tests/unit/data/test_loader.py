@@ -1,0 +1,117 @@
+import threading
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from afno_forecast.data.build import build_store
+from afno_forecast.data.loader import Loader, sample_order
+from afno_forecast.data.sources import open_source
+from afno_forecast.data.store import Store
+from afno_forecast.errors import DataError
+
+STEP = 21600
+
+
+@pytest.fixture(scope="module")
+def store(make_record, tmp_path_factory) -> Store:
+    """20 times with one missing."""
+    folder = tmp_path_factory.mktemp("loader")
+    make_record(np.delete(np.datetime64("2001-02-20T00", "ns") + np.arange(21) * np.timedelta64(6, "h"), 11)).to_netcdf(folder / "record.nc")
+    return build_store(open_source(folder / "record.nc"), folder / "s.zarr", climatology=False, shard_bytes=3000)
+
+
+def make(store: Store, **changes) -> Loader:
+    options = {"time_step": STEP, "history": 2, "start": None, "end": None, "batch_size": 4, "seed": 5} | changes
+    return Loader(store, options.pop("channels", store.channels), **options)
+
+
+def test_a_batch_holds_the_states_of_its_instants_in_the_channels_asked_for(store):
+    channels = store.channels.select(["t2m", "z500"])
+    loader = make(store, channels=channels)
+    batches = loader.batches(2, stage=0)
+    batch = next(batches)
+    assert batch.states.shape == (4, 4, 2, 6, 9)
+    assert batch.states.numpy().dtype == np.float32
+    assert batch.seconds.shape == (4, 4)
+    assert (np.diff(batch.seconds, axis=1) == STEP).all()
+    for b in range(4):
+        for t in range(4):
+            i = int(np.searchsorted(store.times.seconds, batch.seconds[b, t]))
+            np.testing.assert_array_equal(batch.states[b, t].numpy(), store.read(i)[[2, 0]])
+    batches.close()
+
+
+def test_an_epoch_delivers_every_window_once_and_the_next_in_another_order(store):
+    loader = make(store, batch_size=3)
+    n = loader.num_samples(1)
+    assert n == 20 - 2 * 2
+    batches = loader.batches(1, stage=0)
+    starts = np.concatenate([b.seconds[:, 0] for b in islice(batches, n)])  # three epochs
+    batches.close()
+    epochs = starts.reshape(3, n)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.sort(epochs[0]))
+        assert len(set(epoch.tolist())) == n
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize("position", [0, 1, 7, 16, 33])
+def test_a_stage_resumes_at_the_exact_sample(store, position):
+    loader = make(store)
+    whole = loader.batches(1, stage=2)
+    starts = np.concatenate([b.seconds[:, 0] for b in islice(whole, 14)])
+    whole.close()
+    resumed = make(store).batches(1, stage=2, position=position)
+    again = np.concatenate([b.seconds[:, 0] for b in islice(resumed, 3)])
+    resumed.close()
+    np.testing.assert_array_equal(again, starts[position:position + 12])
+
+
+def test_the_order_is_a_function_of_seed_stage_and_epoch():
+    order = sample_order(7, 21, seed=1, stage=0, position=0)
+    np.testing.assert_array_equal(order, sample_order(7, 21, seed=1, stage=0, position=0))
+    for other in (sample_order(7, 21, seed=2, stage=0, position=0), sample_order(7, 21, seed=1, stage=1, position=0)):
+        assert not np.array_equal(order, other)
+    np.testing.assert_array_equal(sample_order(7, 5, seed=1, stage=0, position=4), order[4:9])
+    assert len(sample_order(3, 10, seed=1, stage=0, position=0)) == 10  # a batch larger than an epoch
+
+
+def test_the_cache_keeps_to_its_bytes_and_changes_nothing(store):
+    state = 3 * 6 * 9 * 4
+    for cache_bytes in (0, 5 * state, 1 << 30):
+        loader = make(store, cache_bytes=cache_bytes)
+        batches = loader.batches(1, stage=0)
+        got = [b.states for b in islice(batches, 9)]
+        batches.close()
+        assert sum(s.nbytes for s in loader._cache.values()) <= cache_bytes
+        if cache_bytes == 0:
+            first = got
+        for a, b in zip(first, got, strict=True):
+            assert bool((a == b).all())
+
+
+def test_closing_ends_the_thread(store):
+    before = threading.active_count()
+    batches = make(store).batches(1, stage=0)
+    next(batches)
+    assert threading.active_count() == before + 1
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_the_thread_reaches_the_consumer(store, monkeypatch):
+    def broken(self, index, channel_index=None):
+        raise DataError("a chunk of 'state' is missing")
+
+    monkeypatch.setattr(Store, "read", broken)
+    with pytest.raises(DataError, match="is missing"):
+        next(make(store).batches(1, stage=0))
+    assert not [t for t in threading.enumerate() if t.name.startswith("loader")]
+
+
+def test_a_missing_channel_or_an_empty_period_is_said(store):
+    with pytest.raises(DataError, match="holds no time"):
+        make(store, start=0, end=5).num_samples(1)
+    with pytest.raises(DataError, match="no 30 states"):
+        next(make(store).batches(28, stage=0))
