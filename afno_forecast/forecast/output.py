@@ -8,6 +8,7 @@ init time. netCDF, which a kill can leave unreadable, is gathered in the zarr fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -27,7 +28,7 @@ from ..channels import ChannelSet
 from ..errors import ConfigError, ResourceError
 from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
 from .metadata import IDENTITY, ArraySpec, Geometry, make_layout
-from .zarr_form import chunk_paths, create_store, mark_complete, open_arrays, read_marks
+from .zarr_form import ChunkFiles, create_store, mark_complete, open_chunks, read_marks
 
 Format = Literal["zarr2", "zarr3", "netcdf"]
 _MARGIN = 1 << 20  # bytes of metadata and coordinates
@@ -62,7 +63,7 @@ class ForecastWriter:
         self._store = self.path if self.format != "netcdf" else self.path.with_name(self.path.name + ".partial")
         self._written: set[tuple[int, int]] = set()
         self._done: set[int] = set()
-        self._arrays: dict[str, Any] = {}
+        self._chunks: dict[str, ChunkFiles] = {}
         self._progress: _Progress | None = None
         _require_folder(self.path)
         self.complete = self._is_complete()
@@ -73,11 +74,10 @@ class ForecastWriter:
             self._clean()
         else:
             self._progress = _Progress(_progress_path(self.path), self.path)
-            try:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._progress.close)
                 self._start()
-            except BaseException:
-                self._progress.close()
-                raise
+                undo.pop_all()
 
     def is_done(self, init_index: int) -> bool:
         """Whether the forecast of this init time is in the file, whole."""
@@ -89,7 +89,7 @@ class ForecastWriter:
         assert state.shape == self._shape_CHW, f"a state of shape {state.shape}, wanted {self._shape_CHW}"
         with self._disk_errors():
             for spec, values in self._layout.chunks_of(state):
-                self._arrays[spec.name][init_index, lead_index] = values
+                self._chunks[spec.name].write(init_index, lead_index, values)
         self._written.add((init_index, lead_index))
 
     def finish_init(self, init_index: int) -> None:
@@ -164,9 +164,13 @@ class ForecastWriter:
                 self._progress.append({"created": True})
             for leftover in self._store.rglob("*.partial"):
                 leftover.unlink()
-        self._arrays = open_arrays(self._store, self._layout)
-        self._done = {i for i in self._done if all(p.is_file() and p.stat().st_size > 0  # an empty one: the power went
-                                                   for p in chunk_paths(self._store, self._arrays, i, self._layout.num_leads))}
+        self._chunks = open_chunks(self._store, self._layout)
+        self._done = {i for i in self._done if all(self._is_written(i, k) for k in range(self._layout.num_leads))}
+
+    def _is_written(self, init_index: int, lead_index: int) -> bool:
+        """Whether all chunks of a state are there; an empty one was lost with the power."""
+        paths = [chunks.path(init_index, lead_index) for chunks in self._chunks.values()]
+        return all(p.is_file() and p.stat().st_size > 0 for p in paths)
 
     def _require_space(self) -> None:
         """Uncompressed size of what is missing, an upper bound, against the free space."""
@@ -207,13 +211,13 @@ class ForecastWriter:
                     target = _create_netcdf(file, spec)
                     for i in range(self._layout.num_inits):
                         for k in range(self._layout.num_leads):
-                            target[i, k] = self._arrays[spec.name][i, k]
+                            target[i, k] = self._chunks[spec.name].read(i, k)
             with draft.open("rb") as written:
                 os.fsync(written.fileno())
             draft.replace(self.path)
 
     def _release(self) -> None:
-        self._arrays = {}
+        self._chunks = {}
         if self._progress is not None:
             self._progress.close()
             self._progress = None

@@ -155,37 +155,32 @@ class Scorer:
         row = np.full((5, len(self.regions), num_channels), np.nan)
         for first in range(0, num_channels, block):
             part = [a[first:first + block] for a in arrays]
-            error = np.subtract(part[0], part[1], dtype=np.float64, order="C")
-            terms: list[tuple[Float, Float | None]] = [(error, None), (error, error)]
+            fields = [np.subtract(part[0], part[1], dtype=np.float64, order="C")]
             if len(part) == 3:
-                forecast, truth = (np.subtract(a, part[2], dtype=np.float64, order="C") for a in part[:2])
-                terms += [(forecast, truth), (forecast, forecast), (truth, truth)]
-            for q, (left, right) in enumerate(terms):
-                row[q, :, first:first + block] = self._means(left, right)
-            if not np.isfinite(row[:2, :, first:first + block]).all() or not np.isfinite(error.sum()):
+                fields += [np.subtract(a, part[2], dtype=np.float64, order="C") for a in part[:2]]
+            row[:2 if len(part) == 2 else 5, :, first:first + block] = self._means(fields)
+            if not np.isfinite(row[:2, :, first:first + block]).all() or not np.isfinite(fields[0].sum()):
                 self._refuse(key, first, part[0], part[1])
         return row
 
-    def _means(self, left: Float, right: Float | None) -> Float:
-        """Area mean of left (times right) in each region; (C, H, W) -> (R, C)."""
-        if self._column_weights is not None:
-            left = left * self._column_weights
-        full_CH = _row_sums(left, right)
-        result = np.empty((len(self.regions), len(left)))
+    def _means(self, fields: list[Float]) -> Float:
+        """Area means of the statistics of (error, forecast anomaly, truth anomaly) in each region; (C, H, W) each -> (Q, R, C)."""
+        full_QCH = _row_sums(fields, self._column_weights)
+        result = np.empty((len(full_QCH), len(self.regions), len(fields[0])))
         for r, region in enumerate(self.regions):
             weights = self._row_weights[region.rows]
-            sums_CH, width = np.take(full_CH, region.rows, axis=1), left.shape[-1]
-            if region.columns is not None:
-                part, other = _cells_of(left, region), None if right is None else _cells_of(right, region)
-                sums_CH, width = _row_sums(part, other), len(region.columns)
-            result[r] = (sums_CH * weights).sum(axis=-1) / (weights.sum() * self._width(region, width))
+            if region.columns is None:
+                sums_QCH = np.take(full_QCH, region.rows, axis=2)
+            else:
+                columns = None if self._column_weights is None else self._column_weights[region.columns]
+                sums_QCH = _row_sums([np.take(np.take(f, region.rows, axis=1), region.columns, axis=2) for f in fields], columns)
+            result[:, r] = (sums_QCH * weights).sum(axis=-1) / (weights.sum() * self._width(region))
         return result
 
-    def _width(self, region: Region, width: int) -> float:
+    def _width(self, region: Region) -> float:
         """Sum of the column weights of a region."""
-        if self._column_weights is None:
-            return float(width)
-        return float(self._column_weights.sum() if region.columns is None else self._column_weights[region.columns].sum())
+        weights = np.ones(self.grid.shape[1]) if self._column_weights is None else self._column_weights
+        return float(weights.sum() if region.columns is None else weights[region.columns].sum())
 
     def _refuse(self, key: tuple[int, int], first: int, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
         where = f"init {format_instant(key[0], self.calendar)}, lead {format_duration(key[1])}"
@@ -206,14 +201,13 @@ def _numpy(array: Array) -> NDArray[Any]:
     return np.asarray((tensor if tensor.is_floating_point() and tensor.element_size() >= 4 else tensor.float()).numpy())
 
 
-def _row_sums(left: Float, right: Float | None) -> Float:
-    """Sums along the columns of left (times right), (C, H, W) -> (C, H); arrays in C order, so that the order of adding is one."""
-    return np.asarray(left.sum(axis=-1) if right is None else np.einsum("chw,chw->ch", left, right))
-
-
-def _cells_of(array: Float, region: Region) -> Float:
-    assert region.columns is not None
-    return np.take(np.take(array, region.rows, axis=1), region.columns, axis=2)
+def _row_sums(fields: list[Float], columns: Float | None) -> Float:
+    """Sums along the columns of every statistic, (C, H, W) each -> (Q, C, H); arrays in C order, so that the order of adding is one."""
+    weighted = fields if columns is None else [f * columns for f in fields]
+    sums = [weighted[0].sum(axis=-1), np.einsum("chw,chw->ch", weighted[0], fields[0])]
+    if len(fields) == 3:
+        sums += [np.einsum("chw,chw->ch", weighted[a], fields[b]) for a, b in ((1, 2), (1, 1), (2, 2))]
+    return np.stack(sums)
 
 
 def _metrics(rows_NQRC: Float) -> dict[str, Float]:
