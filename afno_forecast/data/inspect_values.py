@@ -82,7 +82,8 @@ def _numbers(row: VariableReport, array: xr.DataArray, share: float) -> Variable
     sums = _Sums()
     try:
         for block in _blocks(array, share):
-            sums.add(np.asarray(block.values, dtype=np.float64))
+            with np.errstate(invalid="ignore"):  # damaged bits can be signalling NaNs
+                sums.add(np.asarray(block.values, dtype=np.float64))
     except READ_ERRORS as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         problem = row.problem or f"values cannot be read{_when(block)}: {first}"

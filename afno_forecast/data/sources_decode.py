@@ -407,7 +407,7 @@ def _canonical_block(block: NDArray[Any], order: Orientation, factor: float, off
         values = np.where(np.abs(values) >= 0.99 * _NETCDF_FILL, np.nan, values)
     if (factor, offset) != (1.0, 0.0):
         values = values.astype(np.float64) * factor + offset
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
 
 

@@ -226,7 +226,7 @@ def check_netcdf3(path: Path) -> None:
     try:
         with path.open("rb") as file:
             expected = _netcdf3_size(file)
-    except (struct.error, KeyError, IndexError, OverflowError) as error:
+    except (struct.error, KeyError, IndexError, OverflowError, OSError, ValueError) as error:
         raise DataError("truncated or damaged: its header ends early", where=str(path), fix="fetch or write the file again") from error
     if path.stat().st_size < expected:
         raise DataError(f"truncated: {path.stat().st_size} bytes of {expected}", where=str(path), fix="fetch or write the file again")

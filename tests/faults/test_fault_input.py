@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import xarray as xr
 
 from afno_forecast.data.inspect import format_inspection, inspect
 from afno_forecast.data.sources import Source, open_source
-from afno_forecast.errors import CheckpointError, DataError
+from afno_forecast.errors import CheckpointError, DataError, ResourceError
 
 START = np.datetime64("2010-03-01T00", "ns")
 STEP = np.timedelta64(6, "h")
@@ -278,3 +279,11 @@ def test_paths_with_spaces_and_other_letters(tmp_path: Path) -> None:
     series(0, 3).to_netcdf(folder / "a [1].nc", engine="netcdf4")
     check(open_source(folder / "a [1].nc"), 0, 3)
     check(open_source(folder), 0, 3)
+
+
+def test_grib_without_its_packages_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.grib").write_bytes(b"GRIB\x00\x00\x18\x01" + bytes(12) + b"7777")
+    monkeypatch.setitem(sys.modules, "cfgrib", None)
+    with pytest.raises(ResourceError, match=r"pip install 'afno-forecast\[grib\]'"):
+        open_source(tmp_path / "a.grib")
+    assert any("pip install" in line for line in inspect(tmp_path / "a.grib").refused)
