@@ -139,8 +139,14 @@ def test_progress_torn_by_a_kill_or_lost(tmp_path: Path) -> None:
 def test_another_forecast_is_never_overwritten(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / name, stop_after=4)
-    with pytest.raises(ConfigError, match=r"unfinished forecast of another model.*\n.*\n.*--out, or remove it: rm -r "):
+    with pytest.raises(ConfigError, match=r"unfinished forecast of another model.*\n.*\n.*--out, or remove it: rm -r ") as refused:
         make_writer(tmp_path / name, identity="model 2")
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path, copy)
+    command = refused.value.fix.partition("it: ")[2].replace(str(tmp_path), str(copy))
+    subprocess.run(["bash", "-c", command], check=True)
+    assert list(copy.iterdir()) == [], "the fix must work as written"
+    copy.rmdir()
     run(tmp_path / name)
     before = content(tmp_path / name)
     with pytest.raises(ConfigError, match="a finished forecast of another model"):

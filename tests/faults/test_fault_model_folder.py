@@ -1,0 +1,114 @@
+"""FAULTS 3, 25, 28, 29, 30: model folders that are damaged, unsafe or do not fit are refused; nothing is ever unpickled."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from afno_forecast import model_folder
+from afno_forecast.errors import CheckpointError
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.update(changes)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_sound_folder_loads_and_describes_itself(model: Path) -> None:
+    forecaster = model_folder.load(model)
+    assert forecaster.channels.shorts == ("z500", "t2m", "u250") and forecaster.time_step == 21600
+    text = model_folder.describe(model)
+    assert "7x12 global" in text and "geopotential@500" in text and "m2 s-2" in text
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "statistics.nc", "config.yaml", "README.md"])
+def test_one_flipped_bit_in_any_file_is_found(name: str, model: Path) -> None:
+    content = bytearray((model / name).read_bytes())
+    content[len(content) * 2 // 3] ^= 4
+    (model / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} was altered or damaged: sha256 is") as error:
+        model_folder.load(model)
+    assert error.value.exit_code == 4 and str(model / name) in str(error.value)
+
+
+def test_a_missing_file_or_manifest_is_named(model: Path) -> None:
+    (model / "statistics.nc").unlink()
+    with pytest.raises(CheckpointError, match="statistics.nc is missing"):
+        model_folder.load(model)
+    (model / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="not a complete model"):
+        model_folder.load(model)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "sub/file", ".."])
+def test_a_manifest_that_names_a_file_outside_is_refused(name: str, model: Path) -> None:
+    files = json.loads((model / "manifest.json").read_text())["files"]
+    rewrite(model, files={**files, name: {"bytes": 1, "sha256": "0" * 64}})
+    with pytest.raises(CheckpointError, match="names a file outside the folder"):
+        model_folder.load(model)
+
+
+def test_a_link_in_the_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "README.md").rename(tmp_path / "elsewhere.md")
+    (model / "README.md").symlink_to(tmp_path / "elsewhere.md")
+    with pytest.raises(CheckpointError, match="not a plain file"):
+        model_folder.load(model)
+
+
+def test_a_newer_format_says_which_version_is_needed(model: Path) -> None:
+    rewrite(model, format=99, version="9.9.9")
+    with pytest.raises(CheckpointError, match=r"format 99(.|\n)*written by version 9.9.9"):
+        model_folder.load(model)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a pickle was read",))
+
+
+def test_a_pickle_in_place_of_weights_is_never_read(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    model_folder.write_manifest(model, model_folder.FILES)
+    with pytest.raises(CheckpointError, match="the weights cannot be read"):
+        model_folder.load(model)
+    with pytest.raises(CheckpointError, match="header is damaged"):
+        model_folder.describe(model)
+
+
+@pytest.mark.parametrize("header", [b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}', b"not json", b"[]"])
+def test_a_header_that_lies_is_refused_before_allocation(header: bytes, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 16)
+    model_folder.write_manifest(model, model_folder.FILES)
+    with pytest.raises(CheckpointError):
+        model_folder.load(model)
+
+
+def test_partial_or_foreign_weights_are_refused_with_names(model: Path) -> None:
+    path = str(model / "model.safetensors")
+    weights = load_file(path)
+    name = next(k for k in sorted(weights) if "backbone" in k)
+    weights["stranger"] = torch.ones(2)
+    save_file({k: v for k, v in weights.items() if k != name}, path)
+    model_folder.write_manifest(model, model_folder.FILES)
+    with pytest.raises(CheckpointError, match="1 missing .* 1 extra .*stranger"):
+        model_folder.load(model)
+
+
+def test_saving_over_a_model_keeps_one_of_the_two_whole(model: Path) -> None:
+    forecaster = model_folder.load(model)
+    inputs, weights = model_folder.read_inputs(model), forecaster.state_dict()
+    model_folder.save(model, config_text=(model / "config.yaml").read_text(), inputs=inputs, weights=weights, card="# again\n")
+    assert (model / "README.md").read_text() == "# again\n"
+    assert sorted(p.name for p in model.parent.iterdir()) == ["model"]
+    again = model_folder.load(model)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), weights.values(), strict=True))

@@ -1,0 +1,127 @@
+"""FAULTS 10, 15, 17, 20, 21, 23: forecasts from data that are ordered, gridded, named or filled otherwise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import load_file, save_file
+
+from afno_forecast import model_folder
+from afno_forecast.errors import ConfigError, DataError, DivergenceError, ForecastError
+from afno_forecast.forecast.produce import produce_forecast
+
+INIT, LEAD = "2001-01-20T06", 3 * 86400
+
+
+def forecast(model: Path, data: Path, out: Path, init: str = INIT, **options: int) -> xr.Dataset:
+    path = produce_forecast(model, data, init=init, lead_time=LEAD, out=out, echo=[].append, **options)
+    with xr.open_dataset(path) as ds:
+        return ds.load()
+
+
+@pytest.fixture(scope="module")
+def weather(tiny_weather: Path) -> xr.Dataset:
+    with xr.open_dataset(tiny_weather) as ds:
+        return ds.load()
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model: Path, tiny_weather: Path, tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
+    return forecast(tiny_model, tiny_weather, tmp_path_factory.mktemp("reference") / "fc.nc")
+
+
+def test_store_and_file_give_the_same_forecast(tiny_model: Path, tiny_store: Path, reference: xr.Dataset, tmp_path: Path) -> None:
+    xr.testing.assert_identical(forecast(tiny_model, tiny_store, tmp_path / "fc.nc").drop_attrs(), reference.drop_attrs())
+
+
+@pytest.mark.parametrize("order", ["latitude reversed", "longitude from -180", "transposed", "all three"])
+def test_the_same_forecast_in_the_users_own_order(order: str, tiny_model: Path, weather: xr.Dataset, reference: xr.Dataset, tmp_path: Path) -> None:
+    ds = weather
+    if order in ("latitude reversed", "all three"):
+        ds = ds.isel(latitude=slice(None, None, -1))
+    if order in ("longitude from -180", "all three"):
+        ds = ds.assign_coords(longitude=(ds.longitude + 180) % 360 - 180).sortby("longitude")
+        ds.longitude.attrs["units"] = "degrees_east"
+    if order in ("transposed", "all three"):
+        ds = ds.transpose("time", "longitude", "latitude")
+    ds.to_netcdf(tmp_path / "users.nc")
+    mine = forecast(tiny_model, tmp_path / "users.nc", tmp_path / "fc.nc")
+    assert np.allclose(mine.latitude, ds.latitude) and np.allclose(mine.longitude, ds.longitude)
+    assert mine["2m_temperature"].dims[-2:] == ds["t2m"].dims[-2:]
+    for name in ("geopotential", "2m_temperature", "u_component_of_wind"):
+        back = mine[name].assign_coords(longitude=mine.longitude % 360).sortby(["latitude", "longitude"]).transpose(*reference[name].dims)
+        assert np.array_equal(back.values, reference[name].values, equal_nan=True)
+
+
+def test_other_names_units_and_extra_variables_are_matched_by_what_they_are(tiny_model: Path, weather: xr.Dataset, reference: xr.Dataset,
+                                                                             tmp_path: Path) -> None:
+    ds = weather.rename(latitude="lat", longitude="lon", t2m="tas")[["u250", "tas", "z500"]]
+    ds["tas"] = (ds["tas"].astype("f8") - 273.15).astype("f4").assign_attrs(units="degC", standard_name="air_temperature")
+    ds["sp"] = ds["tas"].assign_attrs(units="Pa", standard_name="surface_air_pressure") * 0 + 1e5
+    ds["sp"].attrs = {"units": "Pa", "standard_name": "surface_air_pressure"}
+    ds.to_netcdf(tmp_path / "users.nc")
+    mine = forecast(tiny_model, tmp_path / "users.nc", tmp_path / "fc.nc")
+    assert np.allclose(mine["2m_temperature"], reference["2m_temperature"], atol=2e-3)
+
+
+def test_a_missing_channel_is_refused_with_both_lists(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    weather.drop_vars("u250").to_netcdf(tmp_path / "users.nc")
+    with pytest.raises(ForecastError, match="u_component_of_wind") as error:
+        forecast(tiny_model, tmp_path / "users.nc", tmp_path / "fc.nc")
+    assert error.value.exit_code in (3, 4) and "there are z500, t2m" in str(error.value)
+
+
+def test_another_grid_is_refused_and_both_are_named(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    weather.isel(latitude=slice(1, 6)).to_netcdf(tmp_path / "cut.nc")
+    with pytest.raises(DataError, match="trained on 7x12 global.* the data are on 5x12"):
+        forecast(tiny_model, tmp_path / "cut.nc", tmp_path / "fc.nc")
+
+
+def test_a_missing_value_in_the_first_state_is_refused(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    ds = weather.copy(deep=True)
+    ds["t2m"].loc[{"time": "2001-01-20T06"}][2, 3] = np.nan
+    ds.to_netcdf(tmp_path / "holes.nc")
+    with pytest.raises(DataError, match="2m_temperature") as error:
+        forecast(tiny_model, tmp_path / "holes.nc", tmp_path / "fc.nc")
+    assert error.value.exit_code == 3
+    forecast(tiny_model, tmp_path / "holes.nc", tmp_path / "other.nc", init="2001-01-21")
+
+
+def test_a_date_that_is_not_there_is_refused_with_its_neighbours(tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2001-01-16T06") as error:
+        forecast(tiny_model, tiny_weather, tmp_path / "fc.nc", init="2001-01-16T06")
+    assert "2001-01-15" in str(error.value) or "2001-01-17" in str(error.value)
+
+
+@pytest.mark.parametrize("init", ["sometime", "2001-01-20/2001-01-10/6h", "2001-01-20/2001-01-21"])
+def test_an_init_that_is_none_is_refused(init: str, tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        forecast(tiny_model, tiny_weather, tmp_path / "fc.nc", init=init)
+
+
+def test_first_and_last(tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    assert forecast(tiny_model, tiny_weather, tmp_path / "a.nc", init="first").time.values[0] == np.datetime64("2001-01-01")
+    assert forecast(tiny_model, tiny_weather, tmp_path / "b.nc", init="last").time.values[0] == np.datetime64("2001-02-09T18")
+
+
+def test_the_forecast_does_not_depend_on_the_batch_size(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    inits = "2001-01-20/2001-01-22T12/12h"
+    one, many = (forecast(tiny_model, tiny_store, tmp_path / f"{n}.nc", init=inits, batch_size=n) for n in (1, 4))
+    for name in one.data_vars:
+        assert np.allclose(one[name], many[name], rtol=1e-6, atol=0, equal_nan=True), name
+
+
+def test_a_rollout_that_diverges_names_lead_and_channel_and_keeps_what_was_before(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    weights = load_file(str(model / "model.safetensors"))
+    head = next(k for k in weights if k.startswith("backbone.head") and k.endswith("bias"))
+    weights[head] = torch.full_like(weights[head], 1e37)
+    save_file(weights, str(model / "model.safetensors"))
+    model_folder.write_manifest(model, model_folder.FILES)
+    with pytest.raises(DivergenceError, match=r"is not finite at lead \d+") as error:
+        produce_forecast(model, tiny_store, init=INIT, lead_time=LEAD, out=tmp_path / "fc.zarr", echo=[].append)
+    assert error.value.exit_code == 6 and "2001-01-20T06" in str(error.value)

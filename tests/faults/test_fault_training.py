@@ -1,0 +1,180 @@
+"""FAULTS 2, 3, 5, 7, 9, 18, 27: what goes wrong in training, and what must happen."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from afno_forecast.data.loader import Batch, Loader
+from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, ResourceError
+from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.training.checkpoint import Progress, load_newest, save_checkpoint
+
+RUN = "import sys; from pathlib import Path; from afno_forecast.experiment import *; run_training(load_experiment(Path(sys.argv[1]), sys.argv[2:]), resume={resume}, echo=print)"
+
+
+def train(path: Path, *overrides: str, resume: bool = False, lines: list[str] | None = None) -> Path:
+    return run_training(load_experiment(path, overrides), resume=resume, echo=[].append if lines is None else lines.append)
+
+
+def newest_state(run: Path) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints"
+    return load_file(str(folder / (folder / "latest").read_text().strip() / "state.safetensors"))
+
+
+def test_killed_at_any_moment_training_goes_on_bit_exactly(make_tiny_experiment: Callable[[Path], Path], tmp_path: Path) -> None:
+    """SIGKILL at several moments of one run, in saves too (a checkpoint after every step), until it ends by itself."""
+    settings = ("training.checkpoint_minutes=1e-6", "training.budget.train_steps=20")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, broken = make_tiny_experiment(tmp_path / "a"), make_tiny_experiment(tmp_path / "b")
+    train(whole, *settings)
+    rng = np.random.default_rng(11)
+    metrics = broken.parent / "run" / "metrics.csv"
+    kills = 0
+    for attempt in range(4):
+        resume = (broken.parent / "run" / "checkpoints").exists()
+        process = subprocess.Popen([sys.executable, "-c", RUN.format(resume=resume), str(broken), *settings], stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True)
+        if attempt < 3:
+            before = metrics.stat().st_size if metrics.exists() else 0
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline and (not metrics.exists() or metrics.stat().st_size == before):
+                time.sleep(0.01)
+            time.sleep(float(rng.uniform(0, 0.3)))
+            process.kill()
+        output, _ = process.communicate(timeout=120)
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output
+    assert kills >= 1
+    first, second = newest_state(whole.parent / "run"), newest_state(broken.parent / "run")
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    assert (whole.parent / "run" / "metrics.csv").read_text() == metrics.read_text()
+    assert (whole.parent / "run/model/model.safetensors").read_bytes() == (broken.parent / "run/model/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "altered", "missing", "manifest"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(damage: str, tmp_path: Path) -> None:
+    weights = {"model/w": torch.arange(5000.0)}
+    for step in (1, 2):
+        newest = save_checkpoint(tmp_path, Progress(train_step=step), {k: v * step for k, v in weights.items()})
+    target = newest / ("manifest.json" if damage == "manifest" else "state.safetensors")
+    content = bytearray(target.read_bytes())
+    if damage == "truncated":
+        target.write_bytes(content[:-1000])
+    elif damage == "empty":
+        target.write_bytes(b"")
+    elif damage == "missing":
+        target.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        target.write_bytes(content)
+    lines: list[str] = []
+    found = load_newest(tmp_path, lines.append)
+    assert found is not None and found[0].train_step == 1 and torch.equal(found[1]["model/w"], weights["model/w"])
+    assert len(lines) == 1 and "checkpoint step-2 is not used" in lines[0]
+    if damage == "altered":
+        assert "sha256 is" in lines[0] and "the manifest says" in lines[0] and "state.safetensors" in lines[0]
+
+
+def test_no_valid_checkpoint_at_all_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    target = save_checkpoint(tmp_path, Progress(train_step=1), {"model/w": torch.ones(3)})
+    (target / "state.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the checkpoints is valid: step-1"):
+        load_newest(tmp_path, [].append)
+    assert load_newest(tmp_path / "elsewhere", [].append) is None
+
+
+def test_an_unfinished_checkpoint_is_never_taken_for_one(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Progress(train_step=1), {"model/w": torch.ones(3)})
+    shutil.copytree(tmp_path / "step-1", tmp_path / "step-9.partial")
+    found = load_newest(tmp_path, [].append)
+    assert found is not None and found[0].train_step == 1
+
+
+def test_a_disk_too_small_leaves_the_old_state_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, Progress(train_step=1), {"model/w": torch.ones(3)})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000})())
+    with pytest.raises(ResourceError, match=r"needs [\d,]+ bytes, 1,000 are free"):
+        save_checkpoint(tmp_path, Progress(train_step=2), {"model/w": torch.ones(3)})
+    found = load_newest(tmp_path, [].append)
+    assert found is not None and found[0].train_step == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_an_output_that_cannot_be_written_is_said_before_data_are_loaded(kind: str, tiny_experiment: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("not a folder")
+    output = blocked if kind == "file" else blocked / "run"
+    with pytest.raises(ResourceError, match="the output folder cannot be written") as error:
+        train(tiny_experiment, f"output={output}", f"data.store={tmp_path / 'there-is-no-store.zarr'}")
+    assert error.value.exit_code == 5 and str(output) in str(error.value)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, count: int, value: float, channel: int) -> None:
+    original = Loader.batches
+
+    def batches(loader: Loader, num_steps: int, *, stage: int, position: int = 0):  # type: ignore[no-untyped-def]
+        for i, batch in enumerate(original(loader, num_steps, stage=stage, position=position), 1):
+            if i == count:
+                batch.states[1, 0, channel, 3, 5] = value
+            yield Batch(batch.states, batch.seconds)
+
+    monkeypatch.setattr(Loader, "batches", batches)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_within_the_step_and_says_where(value: float, tiny_experiment: Path, tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, 4, value, channel=1)
+    with pytest.raises(DivergenceError, match="the loss of train step 4 is not finite: channel t2m of the input") as error:
+        train(tiny_experiment, "training.checkpoint_minutes=1e-6")
+    assert error.value.exit_code == 6
+    assert "batch starting at 2001-01-" in str(error.value)
+    found = load_newest(tmp_path / "run" / "checkpoints", [].append)
+    assert found is not None and found[0].train_step == 3
+
+
+def test_weights_that_blow_up_are_named(tiny_experiment: Path) -> None:
+    with pytest.raises(DivergenceError, match=r"not finite: .*(layer|weights|later step)"):
+        train(tiny_experiment, "training.optimizer.learning_rate=1e30", "training.optimizer.warmup=0.0", "training.optimizer.muon=false")
+
+
+def test_training_and_validation_must_not_overlap(tiny_experiment: Path) -> None:
+    with pytest.raises(ConfigError, match="training and validation overlap from 2001-01-20T00 to 2001-01-25T00") as error:
+        train(tiny_experiment, "data.validation.start=2001-01-20")
+    assert error.value.exit_code == 2
+
+
+def test_statistics_from_outside_the_training_period_are_refused(tiny_experiment: Path) -> None:
+    with pytest.raises(ConfigError, match="statistics cover 2001-01-01T00 to 2001-01-25T00, which reaches outside the training period") as error:
+        train(tiny_experiment, "data.train.end=2001-01-20")
+    assert "--statistics 2001-01-01/2001-01-20" in str(error.value)
+
+
+def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_weather: Path, make_tiny_experiment: Callable[[Path], Path]) -> None:
+    import xarray as xr
+
+    from afno_forecast.data.build import build_store
+    from afno_forecast.data.sources import open_source
+    from afno_forecast.times import parse_instant
+
+    with xr.open_dataset(tiny_weather) as ds:
+        ds = ds.load()
+    ds["t2m"][:] = 280.0
+    ds.to_netcdf(tmp_path / "constant.nc")
+    build_store(open_source(tmp_path / "constant.nc"), tmp_path / "constant.zarr", statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")))
+    lines: list[str] = []
+    train(make_tiny_experiment(tmp_path), f"data.store={tmp_path / 'constant.zarr'}", "training.budget.train_steps=2", "validation.count=1", lines=lines)
+    assert any("channel t2m is constant" in line for line in lines)
