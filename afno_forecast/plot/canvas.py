@@ -107,10 +107,11 @@ class MapPanel:
         """The artists that `show` changes, in drawing order."""
         return [a for a in (self.image, self._contours) if a is not None]
 
-    def overlay(self, values: Float, levels: Float, grid: LatLonGrid, colour: str = "#7d1128") -> None:
+    def overlay(self, values: Float, variable: str, grid: LatLonGrid, colour: str = "#7d1128") -> None:
         """Labelled contour lines of another variable, on its own grid; shape (H, W)."""
         shown = np.ma.masked_invalid(Sampler(grid, *self.view.pixels(len(self._x), rim=3))(values))
         y = self.view.extent[2] + (np.arange(len(shown)) + 0.5) / len(shown) * (self.view.extent[3] - self.view.extent[2])
+        levels = style.line_levels(variable, shown.compressed())
         if not _crosses(shown, levels):
             return
         lines = self._clip(self.axes.contour(self._x, y, shown, levels=levels, colors=colour, linewidths=0.9, linestyles="solid", zorder=4.5))
@@ -152,7 +153,7 @@ class MapPanel:
         arrows = self.axes.quiver(*shown, scale=reference * columns / 1.6, width=0.0014, headwidth=3.6, headlength=4, minlength=0.6, color=INK,
                                   pivot="middle", zorder=4.2)
         self._clip(arrows)
-        self.axes.quiverkey(arrows, 0.93, -0.055, reference, f"{reference:g} m/s", labelpos="E", coordinates="axes", labelsep=0.06,
+        self.axes.quiverkey(arrows, 0.885, 0.79 / self.axes.figure.get_figheight(), reference, f"{reference:g} m/s", labelpos="E", coordinates="figure", labelsep=0.06,
                             fontproperties={"family": style.FONT, "size": 8}, labelcolor=MUTED)
 
 

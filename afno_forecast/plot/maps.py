@@ -71,18 +71,18 @@ def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: 
     panel.show(field.values, field.is_vector)
     title = title_of(field)
     if overlay is not None:
-        levels = style.line_levels(overlay.variable, overlay.values)
-        panel.overlay(overlay.values, levels, overlay.grid)
+        panel.overlay(overlay.values, overlay.variable, overlay.grid)
         title += f";  lines: {overlay.label[0].lower() + overlay.label[1:]} ({overlay.units.text})"
     if wind is not None:
         panel.wind(wind[0].values, wind[1].values, wind[0].grid, wind_form)
-        title += ";  wind" + (" (barb 2.5, 5, 25 m/s)" if wind_form == "barbs" else "")
+        title += f";  wind {wind_form}"
     canvas.heading(figure, title, field.times_text(), source_text(field))
     bar = min(0.62, wide / page)
     canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, title_of(field))
     there = seen[np.isfinite(seen)]
     span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}.  ".replace("-", "−") if len(there) else "No values.  "
-    canvas.footer(figure, f"{span}{canvas.spacing_text(field.grid, method)}.  {canvas.CREDIT}")
+    barbs = "Barbs: half 2.5, full 5, flag 25 m/s.  " if wind is not None and wind_form == "barbs" else ""
+    canvas.footer(figure, f"{span}{barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.CREDIT}")
     return figure
 
 

@@ -1,0 +1,163 @@
+"""Maps: what is written on them, shared limits, the same picture for any order of the file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
+
+from afno_forecast.errors import ConfigError, DataError, ResourceError
+from afno_forecast.plot import maps, style
+from afno_forecast.plot.fields import Field, Series, truth_for
+from afno_forecast.plot.views import NAMES, view_for
+
+
+def _words(figure: Figure) -> str:
+    texts = list(figure.texts) + [t for axes in figure.axes for t in [*axes.texts, axes.xaxis.label]]
+    return "\n".join(t.get_text() for t in texts)
+
+
+def _field(ds: xr.Dataset, name: str = "z500", lead: str = "1d") -> Field:
+    return Series(ds, name).find(init="first", lead=lead)
+
+
+def test_a_map_says_all_a_forecaster_asks(forecast: xr.Dataset) -> None:
+    field = _field(forecast)
+    words = _words(maps.build_map(field, view_for(field.grid)))
+    for said in ("Geopotential height at 500 hPa (m)", "Init 2001-12-01 00 UTC", "Lead +24 h (1 d)", "Valid 2001-12-02 00 UTC", "Simulated, not observed",
+                 "Grid 18 × 24 (10° × 15°)", "Natural Earth", "60°N", "120°W"):
+        assert said in words
+
+
+def test_no_two_texts_overlap_and_none_leaves_the_page(forecast: xr.Dataset, truth: xr.Dataset) -> None:
+    field = _field(forecast)
+    page = maps.build_compare(field, truth_for(field, Series(truth, "z500")), view_for(field.grid))
+    for figure in (page.figure, maps.build_map(field, view_for(field.grid)), maps.build_map(field, view_for(field.grid, "npolar"))):
+        figure.canvas.draw()
+        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        texts = [t for t in figure.texts if t.get_text() and t.get_visible()]
+        texts += [t for axes in figure.axes for t in [*axes.texts, axes.xaxis.label] if t.get_text() and t.get_visible()]
+        boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
+        for i, (name, box) in enumerate(boxes):
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, name
+            for other, second in boxes[i + 1:]:
+                assert not (box.x0 < second.x1 and second.x0 < box.x1 and box.y0 < second.y1 and second.y0 < box.y1), (name, other)
+
+
+def test_forecast_and_truth_share_limits_and_the_error_is_symmetric(forecast: xr.Dataset, truth: xr.Dataset) -> None:
+    field = _field(forecast, "t2m")
+    there = truth_for(field, Series(truth, "t2m"))
+    page = maps.build_compare(field, there, view_for(field.grid))
+    first, second, third = (panel.image.norm for panel in page.panels)
+    np.testing.assert_array_equal(first.boundaries, second.boundaries)
+    assert first.boundaries[0] <= min(field.values.min(), there.values.min()) and first.boundaries[-1] >= max(field.values.max(), there.values.max())
+    np.testing.assert_array_equal(third.boundaries, -third.boundaries[::-1])
+    rmse = np.sqrt(np.average((field.values - there.values) ** 2, weights=field.grid.cell_areas()))
+    assert f"RMSE {rmse:.4g} K" in _words(page.figure) and "bias" in _words(page.figure)
+
+
+def test_a_perfect_forecast_has_no_error(truth: xr.Dataset) -> None:
+    perfect = truth.isel(time=[0, 1]).rename(time="prediction_timedelta").assign_coords(prediction_timedelta=np.array([0, 6], "timedelta64[h]").astype("timedelta64[ns]"))
+    perfect = perfect.expand_dims(time=truth.time.values[:1])
+    field = Series(perfect, "z500").find(lead="6h")
+    words = _words(maps.build_compare(field, truth_for(field, Series(truth, "z500")), view_for(field.grid)).figure)
+    assert "RMSE 0 m" in words
+
+
+@pytest.mark.parametrize("change", ["latitude", "longitude", "both", "transposed"])
+def test_the_picture_does_not_depend_on_the_order_of_the_file(forecast: xr.Dataset, tmp_path: Path, change: str) -> None:
+    turned = forecast
+    if change in ("latitude", "both"):
+        turned = turned.isel(latitude=slice(None, None, -1))
+    if change in ("longitude", "both"):
+        turned = turned.assign_coords(longitude=(turned.longitude + 180) % 360 - 180).sortby("longitude")
+    if change == "transposed":
+        turned = turned.transpose("longitude", "latitude", "level", "prediction_timedelta", "time")
+    pictures = [np.asarray(Image.open(maps.plot_map(ds, "u850", tmp_path / f"{i}.png", init="first", lead="1d", wind=True, contours="z500", dpi=50)))
+                for i, ds in enumerate((forecast, turned))]
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_the_same_map_is_the_same_file_of_the_right_size(forecast: xr.Dataset, tmp_path: Path) -> None:
+    one, two = (maps.plot_map(forecast, "t2m", tmp_path / name, init="first", lead="1d", dpi=60) for name in ("a.png", "b ü.png"))
+    assert one.read_bytes() == two.read_bytes()
+    picture = Image.open(one)
+    assert picture.width == 600 and 300 < picture.height < 500
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b ü.png"]
+
+
+@pytest.mark.parametrize("projection", [n for n in NAMES if n != "lambert"])
+def test_every_projection_covers_its_outline(truth: xr.Dataset, projection: str) -> None:
+    field = Series(truth, "t2m").find(time="first")
+    panel_axes = maps.build_map(field, view_for(field.grid, projection), dpi=40).axes[0]
+    image = panel_axes.images[0].get_array()
+    inside = view_for(field.grid, projection).outline
+    middle = inside.mean(axis=0)
+    left, right, bottom, top = view_for(field.grid, projection).extent
+    for x, y in middle + (inside[::7] - middle) * 0.995:
+        row, column = int((y - bottom) / (top - bottom) * image.shape[0]), int((x - left) / (right - left) * image.shape[1])
+        assert np.isfinite(np.ma.filled(image, np.nan)[min(row, image.shape[0] - 1), min(column, image.shape[1] - 1)])
+
+
+def test_regions_cross_the_date_line_and_lambert_wants_one(truth: xr.Dataset, tmp_path: Path) -> None:
+    for region, projection in (((150.0, -120.0, 20.0, 65.0), None), ((-40.0, 40.0, 30.0, 75.0), "lambert")):
+        out = maps.plot_map(truth, "t2m", tmp_path / "r.png", time="first", region=region, projection=projection, wind=False, dpi=40)
+        assert out.stat().st_size > 2000
+    with pytest.raises(ConfigError, match="shows a region"):
+        maps.plot_map(truth, "t2m", tmp_path / "r.png", time="first", projection="lambert")
+
+
+def test_wrong_choices_are_named(forecast: xr.Dataset, truth: xr.Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    with pytest.raises(ConfigError, match="did you mean 'robinson'"):
+        maps.plot_map(truth, "t2m", out, time="first", projection="robinsen")
+    with pytest.raises(ConfigError, match="no style 'blocks'"):
+        maps.plot_map(truth, "t2m", out, time="first", style="blocks")
+    with pytest.raises(ConfigError, match="is no region"):
+        maps.plot_map(truth, "t2m", out, time="first", region=(0, 10, 50, 40))
+    with pytest.raises(ConfigError, match="no ending"):
+        maps.plot_map(truth, "t2m", tmp_path / "x.txt", time="first")
+    with pytest.raises(ResourceError, match="does not exist"):
+        maps.plot_map(truth, "t2m", tmp_path / "no" / "x.png", time="first")
+    with pytest.raises(DataError, match="it is an analysis"):
+        maps.plot_compare(truth, truth, "t2m", out)
+    with pytest.raises(DataError, match="10m_u|u10"):
+        maps.plot_map(truth, "t2m", out, time="first", wind=True)
+    assert not out.exists()
+
+
+def test_words_of_a_file_are_drawn_as_they_are(truth: xr.Dataset) -> None:
+    field = Series(truth.assign_attrs(title="$\\frac{ \x1b[31m 天気", source=""), "t2m").find(time="first")
+    words = _words(maps.build_map(field, view_for(field.grid), dpi=30))
+    assert "$\\frac{ [31m ??" in words and "\x1b" not in words
+
+
+def test_empty_and_constant_maps_are_drawn(truth: xr.Dataset) -> None:
+    for value in (np.nan, 280.0):
+        field = Series(truth.map(lambda x, v=value: x * 0 + v, keep_attrs=True), "t2m").find(time="first")
+        assert "2 m temperature" in _words(maps.build_map(field, view_for(field.grid), dpi=30))
+
+
+def test_maps_are_right_when_eccodes_was_loaded_first(tmp_path: Path) -> None:
+    pytest.importorskip("eccodes")
+    code = ("import eccodes\nfrom afno_forecast.plot.views import view_for\nfrom afno_forecast.grid import LatLonGrid\nimport numpy as np\n"
+            "view = view_for(LatLonGrid(np.linspace(-85, 85, 18), np.arange(24) * 15.0))\n"
+            "print(round(float(view.project(np.array([10.0]), np.array([20.0]))[0][0])), len(view.coasts) > 100, flush=True)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "927952 True"), done.stderr
+
+
+def test_levels_are_round_and_cover_the_values() -> None:
+    scale = style.magnitude("geopotential", [np.array([4873.0, 5931.0])])
+    assert np.ptp(np.diff(scale.levels)) < 1e-9 and np.diff(scale.levels)[0] == 60
+    assert scale.levels[0] <= 4873 and scale.levels[-1] >= 5931
+    signed = style.magnitude("u_component_of_wind", [np.array([-3.0, 71.0])])
+    np.testing.assert_array_equal(signed.levels, -signed.levels[::-1])
+    assert 0.0 not in signed.levels and 0.0 in style.ticks(signed.levels)
