@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import xarray as xr
@@ -41,13 +41,13 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> None:
     integers &= np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
 
 
-def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, dates: Sequence[str], *, where: str, fix: str) -> None:
+def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str], *, where: str, fix: str) -> None:
     """Raise DataError for cells that are not finite, counted by channel, with the first date.
 
     Args:
         states: (N, C, H, W).
         channels: their channels.
-        dates: what to call each of the N states.
+        date: what to call the n-th state.
         where: the files.
         fix: what to do.
     """
@@ -56,7 +56,7 @@ def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, dates: Seq
         missing = ~np.isfinite(states[:, c])
         if missing.any():
             rows = np.flatnonzero(missing.any(axis=(1, 2)))
-            bad.append(f"{channel.name}: {int(missing.sum())} of {missing.size}, in {len(rows)} of {len(states)} states, first {dates[int(rows[0])]}")
+            bad.append(f"{channel.name}: {int(missing.sum())} of {missing.size}, in {len(rows)} of {len(states)} states, first {date(int(rows[0]))}")
     if bad:
         raise DataError(f"missing or infinite values in {'; '.join(bad)}", where=where, fix=fix)
 
@@ -93,18 +93,21 @@ class BlockReader:
     def read(self, times: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """States at some times; (N, C, H, W). Raises DataError for missing values and files that cannot be read."""
         positions = np.arange(len(self._source.times))[times]
-        dates = [self._source.times.format(i) for i in positions]
-        if not dates:
+        if not len(positions):
             sizes = self._source.dataset.sizes
             return np.empty((0, len(self._channels), int(sizes["latitude"]), int(sizes["longitude"])), np.float32)
-        parts = self._compute([a.isel(time=times) for a in self._arrays], f"{dates[0]} to {dates[-1]}")
-        return self._finish(np.stack(parts, axis=1), self._channels, dates)
+
+        def date(n: int) -> str:
+            return self._source.times.format(int(positions[n]))
+
+        parts = self._compute([a.isel(time=times) for a in self._arrays], f"{date(0)} to {date(-1)}")
+        return self._finish(np.stack(parts, axis=1), self._channels, date)
 
     def read_static(self) -> NDArray[np.float32]:
         """The static fields; (S, H, W). Raises DataError as `read` does."""
         parts = self._compute([_array(self._source.dataset, c) for c in self._static], "static fields")
         fields = np.stack(parts)
-        self._finish(fields[None], self._static, ["the static fields"])
+        self._finish(fields[None], self._static, lambda n: "the static fields")
         return fields
 
     def _compute(self, arrays: list[xr.DataArray], when: str) -> list[NDArray[np.float32]]:
@@ -118,12 +121,12 @@ class BlockReader:
             made: list[NDArray[np.float32]] = [np.asarray(p, dtype=np.float32) for p in parts]
         return made
 
-    def _finish(self, states: NDArray[np.float32], channels: ChannelSet, dates: Sequence[str]) -> NDArray[np.float32]:
+    def _finish(self, states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str]) -> NDArray[np.float32]:
         """Fill declared missing cells, refuse the others, round; in place."""
         for c, channel in enumerate(channels):
             if channel.name in self._fill:
                 np.nan_to_num(states[:, c], copy=False, nan=self._fill[channel.name], posinf=np.inf, neginf=-np.inf)
-        refuse_missing(states, channels, dates, where=self.where, fix=self._fix)
+        refuse_missing(states, channels, date, where=self.where, fix=self._fix)
         if self._round_bits is not None:
             round_mantissa(states, self._round_bits)
         return states

@@ -124,7 +124,7 @@ def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
         out = np.empty((len(positions), len(channels), *store.grid.shape), np.float32)
         for n, position in enumerate(positions):
             out[n] = store.read(int(position), index)
-        refuse_missing(out, channels, [store.times.format(int(i)) for i in positions], where=str(store.path), fix="build the store again")
+        refuse_missing(out, channels, lambda n: store.times.format(int(positions[n])), where=str(store.path), fix="build the store again")
         return out
 
     notes = (*own.get("notes", ()), *_extra(channels.names, store.channels.names))
