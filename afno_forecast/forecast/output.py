@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import ConfigError, ResourceError
+from ..grid import Orientation
 from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
 from .metadata import IDENTITY, ArraySpec, Geometry, make_layout
 from .zarr_form import ChunkFiles, create_store, mark_complete, open_chunks, read_marks
@@ -59,7 +61,7 @@ class ForecastWriter:
         self.format = format or _format_of(self.path)
         self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs)
         self._identity = self._layout.digest(f"{identity} {self.format}")
-        self._shape_CHW = (len(channels), *(orientation.shape if not hasattr(orientation, "grid") else orientation.grid().shape))
+        self._shape_CHW = (len(channels), *(orientation.grid() if isinstance(orientation, Orientation) else orientation).shape)
         self._store = self.path if self.format != "netcdf" else self.path.with_name(self.path.name + ".partial")
         self._written: set[tuple[int, int]] = set()
         self._done: set[int] = set()
@@ -138,7 +140,10 @@ class ForecastWriter:
             return False  # killed before its metadata were written
         what = "a file that is not a forecast of this program" if marks is None or IDENTITY not in marks else (
             "a finished forecast" if marks.get(COMPLETE) == "yes" else "an unfinished forecast") + " of another model, other data or other settings"
-        raise ConfigError(f"there is {what}", where=str(self.path), fix=f"choose another --out, or remove it: rm -r {_quoted(self.path)}")
+        raise ConfigError(f"there is {what}", where=str(self.path), fix=f"choose another --out, or remove it: {self._remove_command()}")
+
+    def _remove_command(self) -> str:
+        return " ".join(["rm -r", *(_quoted(p) for p in dict.fromkeys((self.path, self._store, _progress_path(self.path))) if os.path.lexists(p))])
 
     def _start(self) -> None:
         """Create the store, or take up what an interrupted run has left; then see that the rest fits the disk."""
@@ -146,7 +151,7 @@ class ForecastWriter:
         lines = self._progress.read()
         if lines and lines[0] != {"identity": self._identity}:
             raise ConfigError("there is an unfinished forecast of another model, other data or other settings", where=str(self.path),
-                              fix=f"choose another --out, or remove it: rm -r {_quoted(self._store)} {_quoted(self._progress.path)}")
+                              fix=f"choose another --out, or remove it: {self._remove_command()}")
         marks = read_marks(self._store)
         ours = marks is not None and marks.get(IDENTITY) == self._identity
         if os.path.lexists(self._store) and not ours and not lines:
@@ -321,5 +326,4 @@ def _size(num_bytes: int) -> str:
 
 
 def _quoted(path: Path) -> str:
-    text = str(path)
-    return text if text.replace("/", "").replace(".", "").replace("_", "").replace("-", "").isalnum() else "'" + text.replace("'", "'\\''") + "'"
+    return shlex.quote(str(path))
