@@ -111,7 +111,7 @@ class MapPanel:
         """Labelled contour lines of another variable, on its own grid; shape (H, W)."""
         shown = np.ma.masked_invalid(Sampler(grid, *self.view.pixels(len(self._x), rim=3))(values))
         y = self.view.extent[2] + (np.arange(len(shown)) + 0.5) / len(shown) * (self.view.extent[3] - self.view.extent[2])
-        levels = style.line_levels(variable, shown.compressed())
+        levels = style.line_levels(variable, shown.compressed().astype(np.float64))
         if not _crosses(shown, levels):
             return
         lines = self._clip(self.axes.contour(self._x, y, shown, levels=levels, colors=colour, linewidths=0.9, linestyles="solid", zorder=4.5))
@@ -153,7 +153,9 @@ class MapPanel:
         arrows = self.axes.quiver(*shown, scale=reference * columns / 1.6, width=0.0014, headwidth=3.6, headlength=4, minlength=0.6, color=INK,
                                   pivot="middle", zorder=4.2)
         self._clip(arrows)
-        self.axes.quiverkey(arrows, 0.885, 0.79 / self.axes.figure.get_figheight(), reference, f"{reference:g} m/s", labelpos="E", coordinates="figure", labelsep=0.06,
+        page = self.axes.get_figure(root=True)
+        height = 1.0 if page is None else page.get_figheight()
+        self.axes.quiverkey(arrows, 0.885, 0.79 / height, reference, f"{reference:g} m/s", labelpos="E", coordinates="figure", labelsep=0.06,
                             fontproperties={"family": style.FONT, "size": 8}, labelcolor=MUTED)
 
 

@@ -22,7 +22,8 @@ def _dataset(times: np.ndarray, leads: np.ndarray | None, shift: float) -> xr.Da
     field = np.array([_waves(latitude, longitude, float(p) / 40 + shift) for p in phases.ravel()]).reshape(*phases.shape, 18, 24)
     dims = ("time", "latitude", "longitude") if leads is None else ("time", "prediction_timedelta", "latitude", "longitude")
     levelled = (*dims[:-2], "level", *dims[-2:])
-    coords = {"time": times, "latitude": latitude, "longitude": longitude, "level": [500, 850]} | ({} if leads is None else {"prediction_timedelta": leads})
+    coords = {"time": times, "latitude": latitude, "longitude": longitude, "level": [500, 850]}
+    coords |= {} if leads is None else {"prediction_timedelta": leads}
     stack = np.stack([field, 0.7 * field], axis=-3)
     return xr.Dataset({
         "geopotential": (levelled, 54000 + 3000 * stack, {"units": "m2 s-2"}),
@@ -45,10 +46,12 @@ def truth() -> xr.Dataset:
 @pytest.fixture(scope="session")
 def scores() -> xr.Dataset:
     metrics = ["rmse", "rmse_persistence", "rmse_climatology", "bias", "acc", "acc_persistence", "acc_climatology"]
-    table = np.array([[98.0665, 196.133, 294.1995], [150, 400, 650], [500, 500, 500], [-9.80665, 0, 9.80665], [0.99, 0.8, 0.55], [0.9, 0.5, 0.2], [np.nan] * 3])
+    table = np.array([[98.0665, 196.133, 294.1995], [150, 400, 650], [500, 500, 500], [-9.80665, 0, 9.80665], [0.99, 0.8, 0.55], [0.9, 0.5, 0.2],
+                      [np.nan] * 3])
     values = np.full((len(metrics), 2, 3, 2), np.nan)
     values[:, :, :, 0] = table[:, None, :]
     surface = np.repeat(table[:, None, :], 2, axis=1)
     return xr.Dataset({"geopotential": (("metric", "region", "lead_time", "level"), values, {"units": "m2 s-2"}),
                        "2m_temperature": (("metric", "region", "lead_time"), surface, {"units": "K"})},
-                      coords={"metric": metrics, "region": ["global", "tropics"], "lead_time": LEADS, "level": [500, 850]}, attrs={"num_inits": 7, **ATTRS})
+                      coords={"metric": metrics, "region": ["global", "tropics"], "lead_time": LEADS, "level": [500, 850]},
+                      attrs={"num_inits": 7, **ATTRS})

@@ -41,7 +41,8 @@ def test_a_single_time_picks_itself_and_several_do_not(forecast: xr.Dataset, tru
     assert Series(truth.isel(time=0, drop=True), "t2m").find().valid is None
 
 
-@pytest.mark.parametrize(("name", "says"), [("z5000", "z500, z850"), ("z300", "did you mean 'z500'"), ("msl", "t2m"), ("geopotential", "z500"), ("t2m@500", "t2m")])
+@pytest.mark.parametrize(("name", "says"), [("z5000", "z500, z850"), ("z300", "did you mean 'z500'"), ("msl", "t2m"), ("geopotential", "z500"),
+                                            ("t2m@500", "t2m")])
 def test_what_is_missing_is_answered_with_what_there_is(forecast: xr.Dataset, name: str, says: str) -> None:
     with pytest.raises(DataError) as caught:
         Series(forecast, name)

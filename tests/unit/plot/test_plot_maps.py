@@ -30,8 +30,8 @@ def _field(ds: xr.Dataset, name: str = "z500", lead: str = "1d") -> Field:
 def test_a_map_says_all_a_forecaster_asks(forecast: xr.Dataset) -> None:
     field = _field(forecast)
     words = _words(maps.build_map(field, view_for(field.grid)))
-    for said in ("Geopotential height at 500 hPa (m)", "Init 2001-12-01 00 UTC", "Lead +24 h (1 d)", "Valid 2001-12-02 00 UTC", "Simulated, not observed",
-                 "Grid 18 × 24 (10° × 15°)", "Natural Earth", "60°N", "120°W"):
+    for said in ("Geopotential height at 500 hPa (m)", "Init 2001-12-01 00 UTC", "Lead +24 h (1 d)", "Valid 2001-12-02 00 UTC",
+                 "Simulated, not observed", "Grid 18 × 24 (10° × 15°)", "Natural Earth", "60°N", "120°W"):
         assert said in words
 
 
@@ -63,7 +63,8 @@ def test_forecast_and_truth_share_limits_and_the_error_is_symmetric(forecast: xr
 
 
 def test_a_perfect_forecast_has_no_error(truth: xr.Dataset) -> None:
-    perfect = truth.isel(time=[0, 1]).rename(time="prediction_timedelta").assign_coords(prediction_timedelta=np.array([0, 6], "timedelta64[h]").astype("timedelta64[ns]"))
+    leads = np.array([0, 6], "timedelta64[h]").astype("timedelta64[ns]")
+    perfect = truth.isel(time=[0, 1]).rename(time="prediction_timedelta").assign_coords(prediction_timedelta=leads)
     perfect = perfect.expand_dims(time=truth.time.values[:1])
     field = Series(perfect, "z500").find(lead="6h")
     words = _words(maps.build_compare(field, truth_for(field, Series(truth, "z500")), view_for(field.grid)).figure)
@@ -128,7 +129,7 @@ def test_wrong_choices_are_named(forecast: xr.Dataset, truth: xr.Dataset, tmp_pa
         maps.plot_map(truth, "t2m", tmp_path / "no" / "x.png", time="first")
     with pytest.raises(DataError, match="it is an analysis"):
         maps.plot_compare(truth, truth, "t2m", out)
-    with pytest.raises(DataError, match="10m_u|u10"):
+    with pytest.raises(DataError, match=r"10m_u|u10"):
         maps.plot_map(truth, "t2m", out, time="first", wind=True)
     assert not out.exists()
 

@@ -51,7 +51,7 @@ def test_a_frame_is_what_a_whole_drawing_gives_and_colours_do_not_move(forecast:
 def test_an_animation_needs_leads_and_a_gif(truth: xr.Dataset, forecast: xr.Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no lead times"):
         animate(truth, "t2m", tmp_path / "a.gif", init="first")
-    with pytest.raises(ConfigError, match="end it in .gif"):
+    with pytest.raises(ConfigError, match=r"end it in \.gif"):
         animate(forecast, "t2m", tmp_path / "a.mp4", init="first")
     with pytest.raises(ConfigError, match="frames a second"):
         animate(forecast, "t2m", tmp_path / "a.gif", init="first", fps=0)
@@ -60,8 +60,9 @@ def test_an_animation_needs_leads_and_a_gif(truth: xr.Dataset, forecast: xr.Data
 @pytest.fixture(scope="module")
 def html(forecast: xr.Dataset, truth: xr.Dataset, scores: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     spoilt = forecast.assign_attrs(source=EVIL, title=EVIL, license=EVIL)
-    out = write_report(tmp_path_factory.mktemp("r") / "report.html", forecast=spoilt, truth=truth.isel(time=slice(0, 6)), scores=scores, variables=["z500", "t2m"],
-                       model_card={EVIL: EVIL, "channels": ["z500", "t2m"], "grid": {"H": 18, "W": 24}, "lr": 1e-3}, init="first")
+    out = write_report(tmp_path_factory.mktemp("r") / "report.html", forecast=spoilt, truth=truth.isel(time=slice(0, 6)), scores=scores,
+                       variables=["z500", "t2m"], init="first",
+                       model_card={EVIL: EVIL, "channels": ["z500", "t2m"], "grid": {"H": 18, "W": 24}, "lr": 1e-3})
     return out.read_text(encoding="utf-8")
 
 
