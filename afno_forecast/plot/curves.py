@@ -110,6 +110,15 @@ def _curve(item: xr.DataArray, variable: str, level: int | None, metric: str, me
                  np.zeros(0, dtype=np.int64), lines)
 
 
+def forecasts_text(scores: xr.Dataset) -> str:
+    """`60 forecasts`, `58 to 60 forecasts, by lead`, or nothing when the file does not say (variable `num_inits`)."""
+    if "num_inits" not in scores.data_vars:
+        return ""
+    counts = np.atleast_1d(scores["num_inits"].values)
+    low, high = int(counts.min()), int(counts.max())
+    return f"{high} forecasts" if low == high else f"{low} to {high} forecasts, by lead"
+
+
 def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global",
                  dpi: float = 150) -> Figure:
     """The page of curves as a figure, at most three panels a row."""
@@ -120,10 +129,9 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
     width = max(left + columns * wide + (columns - 1) * gap_x + 0.35, 6.8)
     height = top + rows * tall + (rows - 1) * gap_y + bottom
     figure = style.new_figure(width, height, dpi)
-    count = scores.attrs.get("num_inits")
     source, simulated = describe_source(scores.attrs)
     source = f"{'Simulated, not observed.  ' if simulated else ''}{source}"
-    facts = f"Region: {region}    " + (f"{int(count)} forecasts" if count is not None else "number of forecasts not given")
+    facts = f"Region: {region}    {forecasts_text(scores) or 'number of forecasts not given'}"
     canvas.heading(figure, f"{_NAMES.get(metric, metric.replace('_', ' '))} against lead time", facts, source)
     for index, curve in enumerate(curves):
         row, column = divmod(index, columns)
@@ -172,7 +180,7 @@ def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variable
     """Draw scores against lead time, a panel a variable and level: model, persistence and climatology.
 
     Args:
-        scores: as `read_curves`; the attribute `num_inits` is the number of forecasts.
+        scores: as `read_curves`; the variable `num_inits` (lead_time) is the number of forecasts.
         out: .png, .pdf, .svg, .jpg or .webp, in a folder that exists.
         metric, variables, region: as `read_curves`.
 

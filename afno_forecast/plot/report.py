@@ -16,7 +16,7 @@ from .. import times
 from ..errors import DataError
 from . import canvas, page, style
 from .animate import MotionPage, truths_for
-from .curves import build_scores, read_curves
+from .curves import build_scores, forecasts_text, read_curves
 from .fields import Field, Series, available, clean, describe_source, lead_text
 from .film import Film
 from .maps import ComparePage, persistence_of
@@ -180,6 +180,8 @@ def write_report(out: Path, *, forecast: xr.Dataset, truth: xr.Dataset | None = 
     start = first.instant(init or "first")
     sections = [page.picker(_maps(forecast, truth, names, start))]
     if scores is not None:
+        simulated = first.simulated or (truth is not None and describe_source(truth.attrs)[1])
+        scores = scores.assign_attrs(institution="simulated, not observed") if simulated else scores
         scored = _scored(scores, [Series(forecast, n).short for n in names])
         sections += [_curves(scores, scored), _tables(scores, scored)]
     if model_card:
@@ -195,8 +197,8 @@ def _head(series: Series, forecast: xr.Dataset, truth: xr.Dataset | None, scores
     when = f"Maps: forecast from {times.format_instant(start, series.calendar).replace('T', ' ')} UTC"
     count = 1 if series.axis is None else len(series.axis)
     when += f", one of {count} in the file" if count > 1 else ""
-    inits = scores.attrs.get("num_inits") if scores is not None else None
-    when += f". Scores: {clean(inits, 20)} forecasts" if inits is not None else ""
+    inits = "" if scores is None else forecasts_text(scores)
+    when += f". Scores: {inits}" if inits else ""
     lines = [("Forecast", forecast)] + ([("Truth", truth)] if truth is not None else [])
     told = [(name, describe_source(ds.attrs)[0] or "source not given by the file") for name, ds in lines]
     said = "".join(f'<p class="muted">{name}: {page.escape(words)}</p>' for name, words in told)

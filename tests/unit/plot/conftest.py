@@ -52,6 +52,6 @@ def scores() -> xr.Dataset:
     values[:, :, :, 0] = table[:, None, :]
     surface = np.repeat(table[:, None, :], 2, axis=1)
     return xr.Dataset({"geopotential": (("metric", "region", "lead_time", "level"), values, {"units": "m2 s-2"}),
-                       "2m_temperature": (("metric", "region", "lead_time"), surface, {"units": "K"})},
+                       "2m_temperature": (("metric", "region", "lead_time"), surface, {"units": "K"}), "num_inits": ("lead_time", [7, 7, 7])},
                       coords={"metric": metrics, "region": ["global", "tropics"], "lead_time": LEADS, "level": [500, 850]},
-                      attrs={"num_inits": 7, **ATTRS})
+                      attrs=ATTRS)

@@ -40,6 +40,8 @@ def test_correlation_has_no_units_no_climatology_and_the_useful_line(scores: xr.
 def test_the_page_says_region_and_number_of_forecasts(scores: xr.Dataset, tmp_path: Path) -> None:
     words = " ".join(t.get_text() for t in build_scores(scores).texts)
     assert "Region: global" in words and "7 forecasts" in words and "Simulated, not observed" in words
+    fewer = build_scores(scores.assign(num_inits=("lead_time", [7, 6, 5])))
+    assert "5 to 7 forecasts, by lead" in " ".join(t.get_text() for t in fewer.texts)
     assert plot_scores(scores, tmp_path / "s.png", metric="bias", dpi=40).stat().st_size > 2000
 
 
