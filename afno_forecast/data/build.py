@@ -13,25 +13,24 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from .. import __version__
-from ..channels import ChannelSet
 from ..config import Strict
 from ..errors import ConfigError, DataError, ResourceError
-from ..grid import LatLonGrid
-from ..times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
+from ..times import common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
 from . import layout as disk
-from .blocks import BlockReader, match_fill
+from .blocks import BlockReader
 from .climatology import NUM_DAYS, smooth_days, year_length
-from .layout import CHUNK_BYTES, SHARD_BYTES, Layout
-from .provenance import describe_source, provenance, simulated_text
+from .layout import CHUNK_BYTES, SHARD_BYTES
+from .plan import Plan, make_plan, period_text
+from .provenance import provenance, simulated_text
 from .reader import BadChunk, ChunkedArray
 from .sources import Source, open_source
 from .statistics import Moments, PartialStatistics, Statistics
@@ -74,14 +73,26 @@ class BuildRecipe(Strict):
 def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = None) -> Store:
     """Build the store a recipe describes; see `build_store`."""
     check_target(out)
-    source = open_source(recipe.sources)
-    period = None
-    if recipe.statistics is not None:
-        calendar = source.times.calendar
-        period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    return build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
-                       climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
+    with _small_chunk_caches():
+        source = open_source(recipe.sources)
+        period = None
+        if recipe.statistics is not None:
+            calendar = source.times.calendar
+            period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
+        return build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
+                           climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
+
+
+@contextmanager
+def _small_chunk_caches() -> Iterator[None]:
+    """Files opened here keep 1 MiB of decoded chunks a variable, not 64 MiB: a build reads forward, and memory must not grow with the files."""
+    size, slots, preemption = netCDF4.get_chunk_cache()
+    netCDF4.set_chunk_cache(1 << 20, slots, preemption)
+    try:
+        yield
+    finally:
+        netCDF4.set_chunk_cache(size, slots, preemption)
 
 
 def check_target(out: Path) -> None:
@@ -146,72 +157,6 @@ def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = N
                             fix="free space and run the same command again; it continues") from error
     shutil.rmtree(_work_folder(out))
     return Store.open(out)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a build decides before it reads data. `recipe` holds what determines the bytes, as plain values."""
-
-    channels: ChannelSet
-    static: ChannelSet
-    times: TimeAxis
-    grid: LatLonGrid
-    period: tuple[int, int]
-    time_step: int
-    hours: NDArray[np.int64]
-    round_bits: int | None
-    fill: Mapping[str, float]
-    layout: Layout
-    recipe: dict[str, Any]
-    notes: tuple[str, ...]
-
-    @property
-    def need_bytes(self) -> int:
-        """Bytes the finished store takes at most."""
-        return self.layout.total_bytes(len(self.hours))
-
-
-def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequence[str] | None, statistics_period: tuple[int, int] | None,
-              time_step: int | None, climatology: bool, round_bits: int | None, fill: Mapping[str, float] | None,
-              layout_bytes: tuple[int, int]) -> Plan:
-    """Resolve a recipe against a source, without reading fields. Raises ConfigError and DataError."""
-    times = source.times
-    chosen = source.channels if channels is None else source.channels.select(channels)
-    fixed = source.static if static is None else source.static.select(static)
-    if not len(times) or not len(chosen):
-        raise DataError("nothing to build: no time, or no channel that varies in time", fix="give other files or channels")
-    if round_bits is not None and not 1 <= round_bits <= 23:
-        raise ConfigError(f"round_bits {round_bits} is not between 1 and 23", fix="leave it out to keep every bit")
-    if time_step is None and len(times) < 2:
-        raise DataError("a single time has no time step", fix="give time_step, such as 6h")
-    step = common_step(times.seconds) if time_step is None else time_step
-    period = statistics_period or (int(times.seconds[0]), int(times.seconds[-1]))
-    inside = times.at((times.seconds >= period[0]) & (times.seconds <= period[1]))
-    if not len(inside):
-        raise ConfigError(f"the statistics period {_period_text(period, times.calendar)} holds no time of the record", fix="choose another")
-    filled = match_fill(fill or {}, chosen, fixed)
-    notes = list(dict.fromkeys(note.message for note in source.notes))
-    if statistics_period is None:
-        notes.append("statistics and climatology describe the whole record: train on a part of it only after building with that period")
-    shape = (int(source.dataset.sizes["latitude"]), int(source.dataset.sizes["longitude"]))
-    grid = LatLonGrid(source.dataset["latitude"].values, source.dataset["longitude"].values)
-    layout = Layout(len(times), len(chosen), shape, *layout_bytes)
-    recipe = {"sources": [describe_source(Path(p)) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
-              "statistics_period": list(period), "time_step_seconds": step, "climatology": climatology, "round_bits": round_bits,
-              "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
-    return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
-                recipe, tuple(notes))
-
-
-def _hours(times: TimeAxis) -> NDArray[np.int64]:
-    seconds = np.unique(times.second_of_day())
-    if (seconds % 3600).any():
-        raise ConfigError("a climatology needs times on the hour; the record has others", fix="build with `climatology: false`")
-    return seconds // 3600
-
-
-def _period_text(period: tuple[int, int], calendar: str) -> str:
-    return " to ".join(format_instant(s, calendar) for s in period)
 
 
 def _difference(old: Any, new: dict[str, Any]) -> str:
@@ -394,7 +339,7 @@ class _Builder:
             notes.append(f"constant in the statistics period, std 0: {', '.join(constant)}")
         if len(missing):
             notes.append(f"{len(missing)} times are missing at the record's step of {format_duration(own_step)}")
-        period = {"start": plan.period[0], "end": plan.period[1], "text": _period_text(plan.period, plan.times.calendar)}
+        period = {"start": plan.period[0], "end": plan.period[1], "text": period_text(plan.period, plan.times.calendar)}
         attributes: dict[str, Any] = {
             MARK: FORMAT_VERSION, "channels": plan.channels.to_list(), "static_channels": plan.static.to_list(), "grid": plan.grid.to_dict(),
             "calendar": plan.times.calendar, "time_step_seconds": plan.time_step, "statistics_period": period,

@@ -1,0 +1,87 @@
+"""What a build decides before it reads fields: the recipe resolved against a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..channels import ChannelSet
+from ..errors import ConfigError, DataError
+from ..grid import LatLonGrid
+from ..times import TimeAxis, common_step, format_instant
+from .blocks import match_fill
+from .layout import Layout
+from .provenance import describe_source
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a build decides before it reads data. `recipe` holds what determines the bytes, as plain values."""
+
+    channels: ChannelSet
+    static: ChannelSet
+    times: TimeAxis
+    grid: LatLonGrid
+    period: tuple[int, int]
+    time_step: int
+    hours: NDArray[np.int64]
+    round_bits: int | None
+    fill: Mapping[str, float]
+    layout: Layout
+    recipe: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def need_bytes(self) -> int:
+        """Bytes the finished store takes at most."""
+        return self.layout.total_bytes(len(self.hours))
+
+
+def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequence[str] | None, statistics_period: tuple[int, int] | None,
+              time_step: int | None, climatology: bool, round_bits: int | None, fill: Mapping[str, float] | None,
+              layout_bytes: tuple[int, int]) -> Plan:
+    """Resolve a recipe against a source, without reading fields. Raises ConfigError and DataError."""
+    times = source.times
+    chosen = source.channels if channels is None else source.channels.select(channels)
+    fixed = source.static if static is None else source.static.select(static)
+    if not len(times) or not len(chosen):
+        raise DataError("nothing to build: no time, or no channel that varies in time", fix="give other files or channels")
+    if round_bits is not None and not 1 <= round_bits <= 23:
+        raise ConfigError(f"round_bits {round_bits} is not between 1 and 23", fix="leave it out to keep every bit")
+    if time_step is None and len(times) < 2:
+        raise DataError("a single time has no time step", fix="give time_step, such as 6h")
+    step = common_step(times.seconds) if time_step is None else time_step
+    period = statistics_period or (int(times.seconds[0]), int(times.seconds[-1]))
+    inside = times.at((times.seconds >= period[0]) & (times.seconds <= period[1]))
+    if not len(inside):
+        raise ConfigError(f"the statistics period {period_text(period, times.calendar)} holds no time of the record", fix="choose another")
+    filled = match_fill(fill or {}, chosen, fixed)
+    notes = list(dict.fromkeys(note.message for note in source.notes))
+    if statistics_period is None:
+        notes.append("statistics and climatology describe the whole record: train on a part of it only after building with that period")
+    shape = (int(source.dataset.sizes["latitude"]), int(source.dataset.sizes["longitude"]))
+    grid = LatLonGrid(source.dataset["latitude"].values, source.dataset["longitude"].values)
+    layout = Layout(len(times), len(chosen), shape, *layout_bytes)
+    recipe = {"sources": [describe_source(Path(p)) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
+              "statistics_period": list(period), "time_step_seconds": step, "climatology": climatology, "round_bits": round_bits,
+              "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
+    return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
+                recipe, tuple(notes))
+
+
+def _hours(times: TimeAxis) -> NDArray[np.int64]:
+    seconds = np.unique(times.second_of_day())
+    if (seconds % 3600).any():
+        raise ConfigError("a climatology needs times on the hour; the record has others", fix="build with `climatology: false`")
+    return seconds // 3600
+
+
+def period_text(period: tuple[int, int], calendar: str) -> str:
+    """A period in words."""
+    return " to ".join(format_instant(s, calendar) for s in period)
