@@ -19,10 +19,10 @@ from .data.store import Store
 from .errors import ConfigError
 from .experiment import Experiment, load_experiment, run_training
 from .forecast.produce import produce_forecast
+from .model_folder import card_facts
 from .plot.report import write_report
 from .times import parse_duration
 from .verify.evaluate import evaluate, write_scores
-from .model_folder import card_facts
 from .verify.scores import pick
 
 Echo = Callable[[str], None]
@@ -55,7 +55,8 @@ def run_demo(out: Path, *, echo: Echo = print) -> None:
     echo(f"3 rollout   10 days from {INITS}, with the model just trained and with the one that is shipped")
     shipped_path = out / "forecast-shipped.zarr"
     for folder, path in ((model, forecast_path), (sample_path("model"), shipped_path)):
-        produce_forecast(folder, store_path, init=INITS, lead_time=parse_duration(LEAD_TIME), out=path, batch_size=13, echo=lambda text: echo(f"  {text}"))
+        produce_forecast(folder, store_path, init=INITS, lead_time=parse_duration(LEAD_TIME), out=path, batch_size=13,
+                         echo=lambda text: echo(f"  {text}"))
     echo("4 scores    RMSE against the analyses, beside persistence and climatology, on times neither model has seen")
     scores, shipped = _score(forecast_path, store), _score(shipped_path, store)
     write_scores(scores, scores_path)
@@ -112,13 +113,16 @@ def format_comparison(scores: xr.Dataset, shipped: xr.Dataset) -> str:
     lines = []
     hours = (scores["lead_time"].values / np.timedelta64(1, "h")).round().astype(int).tolist()
     for name in SHOWN:
-        columns = [pick(scores, name, "rmse"), pick(shipped, name, "rmse"), pick(scores, name, "rmse_persistence"), pick(scores, name, "rmse_climatology")]
+        found = [pick(ds, name, metric) for ds, metric in ((scores, "rmse"), (shipped, "rmse"), (scores, "rmse_persistence"),
+                                                           (scores, "rmse_climatology"))]
+        columns = [item for item in found if item is not None]
         units = columns[0].attrs.get("units", "")
-        lines += ["", f"{name}  RMSE [{units}]", f"{'lead':>6} | {'model':>9} | {'shipped':>9} | {'persistence':>11} | {'climatology':>11} | {'skill':>6}"]
+        lines += ["", f"{name}  RMSE [{units}]",
+                  f"{'lead':>6} | {'model':>9} | {'shipped':>9} | {'persistence':>11} | {'climatology':>11} | {'skill':>6}"]
         for row in (hours.index(h) for h in LEADS_HOURS if h in hours):
             model, ours, persistence, climatology = (float(c.values[row]) for c in columns)
             marks = [f"{who} loses to {rival}" for who, value in (("model", model), ("shipped", ours))
                      for rival, bar in (("persistence", persistence), ("climatology", climatology)) if value >= bar]
-            lines.append(f"{hours[row]:>4} h | {model:>9.4g} | {ours:>9.4g} | {persistence:>11.4g} | {climatology:>11.4g} | {1 - model / persistence:>6.2f}"
-                         + (f"  {', '.join(marks)}" if marks else ""))
+            numbers = f"{model:>9.4g} | {ours:>9.4g} | {persistence:>11.4g} | {climatology:>11.4g} | {1 - model / persistence:>6.2f}"
+            lines.append(f"{hours[row]:>4} h | {numbers}" + (f"  {', '.join(marks)}" if marks else ""))
     return "\n".join(lines)

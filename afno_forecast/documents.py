@@ -267,7 +267,7 @@ class _Reader:
             return None
         value = event.value if event.style else scalar(event.value)
         if isinstance(value, float) and value in (float("inf"), float("-inf")) and "inf" not in event.value.lower():
-            self._refuse(f"{printable(event.value)} is too large for a number", line, path)
+            self._refuse(f"{printable(event.value[:40])} is too large for a number", line, path)
             return None
         return value
 

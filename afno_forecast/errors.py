@@ -65,7 +65,7 @@ class DivergenceError(ForecastError, ArithmeticError):
     exit_code = 6
 
 
-class Stopped(ForecastError):
+class Stopped(ForecastError):  # noqa: N818 - not an error: everything is saved
     """Stopped by a signal after everything finished so far was saved; the same command goes on."""
 
     exit_code = 75

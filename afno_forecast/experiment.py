@@ -12,7 +12,6 @@ import xarray as xr
 from pydantic import Field, field_validator
 
 from . import __version__, model_folder, vocabulary
-from .channels import ChannelSet
 from .config import Strict, dump_config, load_config
 from .data.loader import Loader
 from .data.store import Store, channel_names, is_store
@@ -67,7 +66,7 @@ def _channel_problems(values: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     channels = data.get("channels") if isinstance(data, dict) else None
     if not isinstance(channels, list):
         return
-    store = Path(str(data.get("store", "")))
+    store = Path(str(data.get("store", "") if isinstance(data, dict) else ""))
     in_store = channel_names(store) if store.is_dir() and is_store(store) else None
     known = [vocabulary.short_name(*vocabulary.split_name(n)) for n in in_store] if in_store else list(vocabulary.known_names())
     for position, name in enumerate(channels):
@@ -127,7 +126,8 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
     folder = Path(experiment.output)
     require_writable(folder)
     if (folder / "checkpoints").exists() and not resume:
-        raise ConfigError("the run folder already holds a training", where=str(folder), fix="add --resume to go on, or choose another with output=PATH")
+        raise ConfigError("the run folder already holds a training", where=str(folder),
+                          fix="add --resume to go on, or choose another with output=PATH")
     _require_same_experiment(folder, experiment, resume)
     if not is_store(Path(experiment.data.store)):
         raise DataError("this is not a training store", where=experiment.data.store,
@@ -180,8 +180,9 @@ def check_periods(experiment: Experiment, store: Store) -> tuple[tuple[int, int]
                           where="data.train and data.validation", fix="move data.train.end before data.validation.start")
     start, end = store.statistics.period
     if start < train[0] or end > train[1]:
-        raise ConfigError(f"the store's statistics cover {format_instant(start, calendar)} to {format_instant(end, calendar)}, which reaches outside the "
-                          f"training period {experiment.data.train.start} to {experiment.data.train.end}", where=experiment.data.store,
+        covered = f"{format_instant(start, calendar)} to {format_instant(end, calendar)}"
+        raise ConfigError(f"the store's statistics cover {covered}, which reaches outside the training period "
+                          f"{experiment.data.train.start} to {experiment.data.train.end}", where=experiment.data.store,
                           fix=f"build the store with --statistics {experiment.data.train.start}/{experiment.data.train.end}")
     return train, validation
 
@@ -192,8 +193,9 @@ def model_inputs(experiment: Experiment, store: Store) -> ModelInputs:
     index = np.asarray([store.channels.index(name) for name in channels.names])
     time_step = parse_duration(experiment.data.time_step)
     if time_step != store.time_step:
-        raise ConfigError(f"the model steps {experiment.data.time_step}, the store's statistics of tendencies are for {format_duration(store.time_step)}",
-                          where="data.time_step", fix=f"build the store with --time-step {experiment.data.time_step}")
+        raise ConfigError(f"the model steps {experiment.data.time_step}, the store's statistics of tendencies are for "
+                          f"{format_duration(store.time_step)}", where="data.time_step",
+                          fix=f"build the store with --time-step {experiment.data.time_step}")
     static_names = {vocabulary.split_name(name)[0]: name for name in experiment.model.static}
     fields = dict(zip(store.static_channels.names, store.static(), strict=True))
     static = {asked: fields[name] for name, asked in static_names.items() if name in fields}

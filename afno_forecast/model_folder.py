@@ -117,7 +117,8 @@ def read_inputs(folder: Path) -> ModelInputs:
         static = {str(name): ds[f"static_{name}"].values for name in json.loads(attrs.pop("static"))}
         calendar, time_step = str(attrs.pop("calendar")), int(attrs.pop("time_step_seconds"))
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"the statistics cannot be read: {error}", where=str(path), fix="copy the folder again from where it was made") from error
+        raise CheckpointError(f"the statistics cannot be read: {error}", where=str(path),
+                              fix="copy the folder again from where it was made") from error
     return ModelInputs(channels, grid, calendar, time_step, ds["mean"].values, ds["std"].values, ds["tendency_std"].values, static,
                        {str(k): str(v) for k, v in attrs.items()})
 
@@ -198,7 +199,8 @@ def load_weights(forecaster: Forecaster, weights: Mapping[str, torch.Tensor], wh
     shapes = sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape)
     if missing or extra or shapes:
         raise CheckpointError(f"the weights do not fit the network: {len(missing)} missing {missing[:3]}, {len(extra)} extra {extra[:3]}, "
-                              f"{len(shapes)} of another shape {shapes[:3]}", where=str(where), fix="use the config.yaml the weights were trained with")
+                              f"{len(shapes)} of another shape {shapes[:3]}", where=str(where),
+                              fix="use the config.yaml the weights were trained with")
     forecaster.load_state_dict(dict(weights))
 
 
@@ -245,5 +247,6 @@ def describe(folder: Path) -> str:
         mean, std, tendency = (ds[k].values for k in ("mean", "std", "tendency_std"))
     lines = [f"{printable(key):<18}{printable(str(value))}" for key, value in facts.items()]
     lines.append(f"{'channel':<28}{'short':<8}{'units':<14}{'mean':>12}{'std':>12}{'std of step':>13}")
-    lines += [f"{c.name:<28}{c.short:<8}{c.units:<14}{m:>12.5g}{s:>12.5g}{t:>13.4g}" for c, m, s, t in zip(channels, mean, std, tendency, strict=True)]
+    lines += [f"{c.name:<28}{c.short:<8}{c.units:<14}{m:>12.5g}{s:>12.5g}{t:>13.4g}"
+              for c, m, s, t in zip(channels, mean, std, tendency, strict=True)]
     return "\n".join(lines)

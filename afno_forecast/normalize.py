@@ -39,7 +39,8 @@ class Normalizer(nn.Module):
                 raise DataError(f"statistic '{label}' has shape {array.shape}, wanted ({len(names)},) for {', '.join(names)}")
             bad = [n for n, v in zip(names, array, strict=True) if not np.isfinite(v) or (v < 0 and label != "mean")]
             if bad:
-                raise DataError(f"statistic '{label}' is missing or not valid for {', '.join(bad)}", fix="build the store again: afno-forecast data build")
+                raise DataError(f"statistic '{label}' is missing or not valid for {', '.join(bad)}",
+                                fix="build the store again: afno-forecast data build")
             if label != "mean":
                 constant |= {n for n, v in zip(names, array, strict=True) if v == 0}
                 array[array == 0] = 1.0

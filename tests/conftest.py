@@ -75,7 +75,8 @@ def tiny_weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     time = np.datetime64("2001-01-01", "ns") + np.arange(count) * np.timedelta64(6, "h")
     dims = ("time", "latitude", "longitude")
-    ds = xr.Dataset({name: (dims, values.astype("f4"), {"units": units, "standard_name": standard}) for name, (values, units, standard) in fields.items()},
+    ds = xr.Dataset({name: (dims, values.astype("f4"), {"units": units, "standard_name": standard})
+                     for name, (values, units, standard) in fields.items()},
                     coords={"time": time, "latitude": ("latitude", latitude, {"units": "degrees_north"}),
                             "longitude": ("longitude", longitude, {"units": "degrees_east"})},
                     attrs={"institution": "made for a test"})

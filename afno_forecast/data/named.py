@@ -34,10 +34,13 @@ def _lazy(store: Store, variable: str) -> xr.DataArray:
     def read(block_info: dict[int | None, dict[str, list[tuple[int, int]]]]) -> NDArray[np.float32]:
         return store.read(block_info[None]["array-location"][0][0], index)[None]
 
-    blocks = da.map_blocks(read, chunks=((1,) * len(store.times), (len(index),), (height,), (width,)), dtype=np.float32, meta=np.empty((0,) * 4, np.float32))
+    chunks = ((1,) * len(store.times), (len(index),), (height,), (width,))
+    blocks = da.map_blocks(read, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * 4, np.float32))
     channel = store.channels.channels[index[0]]
     item = xr.DataArray(blocks, dims=("time", "level", "latitude", "longitude"), attrs=_attrs(variable, channel.units))
-    return item.isel(level=0) if channel.level is None else item.assign_coords(level=("level", np.asarray([level for level, _ in rows]), {"units": "hPa"}))
+    if channel.level is None:
+        return item.isel(level=0)
+    return item.assign_coords(level=("level", np.asarray([level for level, _ in rows]), {"units": "hPa"}))
 
 
 def _attrs(variable: str, units: str) -> dict[str, str]:

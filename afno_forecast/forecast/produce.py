@@ -82,8 +82,9 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
     """
     forecaster = model_folder.load(model)
     if lead_time <= 0 or lead_time % forecaster.time_step:
-        raise ConfigError(f"a lead time of {format_duration(lead_time)} is not a multiple of the model's step of {format_duration(forecaster.time_step)}",
-                          where="--lead-time", fix=f"use --lead-time {format_duration(max(1, lead_time // forecaster.time_step) * forecaster.time_step)}")
+        nearest = max(1, lead_time // forecaster.time_step) * forecaster.time_step
+        raise ConfigError(f"a lead time of {format_duration(lead_time)} is not a multiple of the model's step of "
+                          f"{format_duration(forecaster.time_step)}", where="--lead-time", fix=f"use --lead-time {format_duration(nearest)}")
     states = open_states(data, forecaster.channels)
     require_fit(forecaster, states)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -118,10 +119,10 @@ def _write_batch(forecaster: Forecaster, states: States, rows_BT: NDArray[np.int
         fields = state.fields_BCHW.cpu().numpy()
         if not np.isfinite(fields).all():
             channel = next(n for n, v in zip(forecaster.channels.shorts, np.moveaxis(fields, 1, 0), strict=True) if not np.isfinite(v).all())
+            before = f"leads up to {format_duration(state.lead_seconds - forecaster.time_step)}" if state.step > 1 else "no leads"
             raise DivergenceError(f"the forecast diverged: {channel} is not finite at lead {format_duration(state.lead_seconds)}",
                                   where=f"init {', '.join(format_instant(int(s), forecaster.calendar) for s in inits)}",
-                                  fix=f"leads up to {format_duration(state.lead_seconds - forecaster.time_step) if state.step > 1 else 'none'} are written; "
-                                      "use a shorter --lead-time")
+                                  fix=f"{before} are written; use a shorter --lead-time")
         for row, init_index in enumerate(chosen):
             writer.write(init_index, state.step - 1, fields[row])
     for init_index in chosen:

@@ -45,7 +45,12 @@ def title_of(field: Field) -> str:
 
 
 def _wind_of(ds: xr.Dataset, field: Field) -> tuple[Field, Field]:
-    names = [f"{name}@{field.level}" for name in _WIND] if field.level is not None else list(_WIND_10M)
+    """Wind at the field's level; for a field without one at 10 m, or, where there is none, on the only level of the file."""
+    level = field.level
+    if level is None and _WIND_10M[0] not in ds.data_vars and _WIND[0] in ds.data_vars and "level" in ds[_WIND[0]].coords:
+        levels = np.atleast_1d(ds[_WIND[0]]["level"].values)
+        level = int(levels[0]) if len(levels) == 1 else None
+    names = [f"{name}@{level}" for name in _WIND] if level is not None else list(_WIND_10M)
     pair = [_same_time(Series(ds, name), field) for name in names]
     return pair[0], pair[1]
 
@@ -75,7 +80,7 @@ def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: 
         title += f";  lines: {overlay.label[0].lower() + overlay.label[1:]} ({overlay.units.text})"
     if wind is not None:
         panel.wind(wind[0].values, wind[1].values, wind[0].grid, wind_form)
-        title += f";  wind {wind_form}"
+        title += f";  wind {wind_form} at {'10 m' if wind[0].level is None else f'{wind[0].level} hPa'}"
     canvas.heading(figure, title, field.times_text(), source_text(field))
     bar = min(0.62, wide / page)
     canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, title_of(field))
@@ -102,7 +107,8 @@ def plot_map(ds: xr.Dataset, variable: str, out: Path, *, init: str | None = Non
             the globe and platecarree for a region.
         region: (west, east, south, north) in degrees.
         center: (longitude, latitude) in the middle of the map.
-        wind: True or `arrows`, or `barbs`: wind at the same level, or at 10 m for a variable without one.
+        wind: True or `arrows`, or `barbs`: wind at the same level, or at 10 m for a variable without one (on the file's only level where
+            it has no wind at 10 m).
         contours: another variable, drawn as labelled lines.
         style: `smooth` (filled contours) or `cells` (one colour a grid cell).
         dpi: dots an inch; the page is 10 inches wide.

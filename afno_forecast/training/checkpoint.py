@@ -60,7 +60,8 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tens
     needed = sum(t.numel() * t.element_size() for t in tensors.values()) + (1 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder), fix="free some space; the last checkpoint is intact")
+        raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder),
+                            fix="free some space; the last checkpoint is intact")
     target = folder / f"step-{progress.train_step}"
     temporary = folder / f"{target.name}.partial"
     if temporary.exists():

@@ -59,8 +59,8 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         polynomial = a * identity + b * gram + c * gram @ gram
         product = polynomial @ product
         gram = polynomial @ gram @ polynomial
-    x = product @ x
-    return x.mT if tall else x
+    result: Tensor = (product @ x).mT if tall else product @ x
+    return result
 
 
 class Muon(Optimizer):

@@ -146,12 +146,15 @@ class Run:
         if found is None:
             return False
         self.progress, tensors = found
-        part = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        load_weights(self.forecaster, part("model/"), self.folder / "checkpoints")
-        self.optimizers.load_state_dict(part("optimizer/"))
-        self.average.average = part("average/")
+        load_weights(self.forecaster, _part(tensors, "model/"), self.folder / "checkpoints")
+        self.optimizers.load_state_dict(_part(tensors, "optimizer/"))
+        self.average.average = _part(tensors, "average/")
         self.average.num_updates = int(tensors["average_updates"])
         return True
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 KeepModel = Callable[[dict[str, Tensor], float, xr.Dataset], None]
@@ -216,7 +219,8 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
                               fix="run the same command with --resume to go on")
         log.flush()
         run.save()
-        log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1), core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score)
+        log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1),
+                  core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score)
     return progress
 
 

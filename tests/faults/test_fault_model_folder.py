@@ -43,7 +43,7 @@ def test_one_flipped_bit_in_any_file_is_found(name: str, model: Path) -> None:
 
 def test_a_missing_file_or_manifest_is_named(model: Path) -> None:
     (model / "statistics.nc").unlink()
-    with pytest.raises(CheckpointError, match="statistics.nc is missing"):
+    with pytest.raises(CheckpointError, match=r"statistics.nc is missing"):
         model_folder.load(model)
     (model / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="not a complete model"):
@@ -100,7 +100,7 @@ def test_partial_or_foreign_weights_are_refused_with_names(model: Path) -> None:
     weights["stranger"] = torch.ones(2)
     save_file({k: v for k, v in weights.items() if k != name}, path)
     model_folder.write_manifest(model, model_folder.FILES)
-    with pytest.raises(CheckpointError, match="1 missing .* 1 extra .*stranger"):
+    with pytest.raises(CheckpointError, match=r"1 missing .* 1 extra .*stranger"):
         model_folder.load(model)
 
 

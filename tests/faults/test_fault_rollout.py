@@ -75,7 +75,7 @@ def test_a_missing_channel_is_refused_with_both_lists(tiny_model: Path, weather:
 
 def test_another_grid_is_refused_and_both_are_named(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
     weather.isel(latitude=slice(1, 6)).to_netcdf(tmp_path / "cut.nc")
-    with pytest.raises(DataError, match="trained on 7x12 global.* the data are on 5x12"):
+    with pytest.raises(DataError, match=r"trained on 7x12 global.* the data are on 5x12"):
         forecast(tiny_model, tmp_path / "cut.nc", tmp_path / "fc.nc")
 
 

@@ -19,7 +19,8 @@ from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, 
 from afno_forecast.experiment import load_experiment, run_training
 from afno_forecast.training.checkpoint import Progress, load_newest, save_checkpoint
 
-RUN = "import sys; from pathlib import Path; from afno_forecast.experiment import *; run_training(load_experiment(Path(sys.argv[1]), sys.argv[2:]), resume={resume}, echo=print)"
+RUN = ("import sys; from pathlib import Path; from afno_forecast.experiment import *; "
+       "run_training(load_experiment(Path(sys.argv[1]), sys.argv[2:]), resume={resume}, echo=print)")
 
 
 def train(path: Path, *overrides: str, resume: bool = False, lines: list[str] | None = None) -> Path:
@@ -174,7 +175,9 @@ def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_w
         ds = ds.load()
     ds["t2m"][:] = 280.0
     ds.to_netcdf(tmp_path / "constant.nc")
-    build_store(open_source(tmp_path / "constant.nc"), tmp_path / "constant.zarr", statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")))
+    period = (parse_instant("2001-01-01"), parse_instant("2001-01-25"))
+    build_store(open_source(tmp_path / "constant.nc"), tmp_path / "constant.zarr", statistics_period=period)
     lines: list[str] = []
-    train(make_tiny_experiment(tmp_path), f"data.store={tmp_path / 'constant.zarr'}", "training.budget.train_steps=2", "validation.count=1", lines=lines)
+    settings = (f"data.store={tmp_path / 'constant.zarr'}", "training.budget.train_steps=2", "validation.count=1")
+    train(make_tiny_experiment(tmp_path), *settings, lines=lines)
     assert any("channel t2m is constant" in line for line in lines)

@@ -33,7 +33,7 @@ def test_pack_follows_names_not_positions() -> None:
 
 def test_what_is_missing_or_in_other_units_is_refused() -> None:
     ds = SHUFFLED.unpack(torch.zeros(len(SHUFFLED), 5, 8), {"latitude": np.arange(5), "longitude": np.arange(8)})
-    with pytest.raises(DataError, match="variable '2m_temperature' is missing; wanted .* there are"):
+    with pytest.raises(DataError, match=r"variable '2m_temperature' is missing; wanted .* there are"):
         SHUFFLED.pack(ds.drop_vars("2m_temperature"))
     with pytest.raises(DataError, match="no level 850"):
         SHUFFLED.pack(ds.sel(level=[250, 500, 1000]))

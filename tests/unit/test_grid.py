@@ -16,7 +16,8 @@ def gaussian(rows: int, columns: int) -> LatLonGrid:
 
 
 @pytest.mark.parametrize("grid", [regular(32, 64), regular(7, 11), gaussian(48, 96), gaussian(9, 5),
-                                  LatLonGrid(np.linspace(90, -90, 73), np.arange(144) * 2.5), LatLonGrid(np.linspace(-90, 90, 721), np.arange(6) * 60.0)])
+                                  LatLonGrid(np.linspace(90, -90, 73), np.arange(144) * 2.5),
+                                  LatLonGrid(np.linspace(-90, 90, 721), np.arange(6) * 60.0)])
 def test_areas_of_a_global_grid_sum_to_the_sphere(grid: LatLonGrid) -> None:
     assert grid.is_global
     assert grid.cell_areas().sum() == pytest.approx(4 * np.pi, rel=1e-12)

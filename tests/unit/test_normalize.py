@@ -24,7 +24,8 @@ def test_a_constant_channel_is_named_and_never_divides_by_zero() -> None:
     assert torch.isfinite(normalizer.encode(torch.full((1, 3, 2, 2), 2.0))).all()
 
 
-@pytest.mark.parametrize(("mean", "std", "text"), [([1.0, 2], [1.0, 1, 1], "shape"), ([1.0, np.nan, 2], [1.0, 1, 1], "'mean' is missing or not valid for q700"),
+@pytest.mark.parametrize(("mean", "std", "text"), [([1.0, 2], [1.0, 1, 1], "shape"),
+                                                   ([1.0, np.nan, 2], [1.0, 1, 1], "'mean' is missing or not valid for q700"),
                                                    ([1.0, 2, 3], [1.0, -1, 1], "'std' .* q700")])
 def test_missing_statistics_are_refused(mean: list[float], std: list[float], text: str) -> None:
     with pytest.raises(DataError, match=text):

@@ -115,6 +115,13 @@ def test_regions_cross_the_date_line_and_lambert_wants_one(truth: xr.Dataset, tm
         maps.plot_map(truth, "t2m", tmp_path / "r.png", time="first", projection="lambert")
 
 
+def test_a_surface_field_takes_the_only_wind_there_is_and_says_so(truth: xr.Dataset) -> None:
+    one = truth.sel(level=[850])
+    field = Series(one, "t2m").find(time="first")
+    words = _words(maps.build_map(field, view_for(field.grid), wind=maps._wind_of(one, field), dpi=40))
+    assert "wind arrows at 850 hPa" in words
+
+
 def test_wrong_choices_are_named(forecast: xr.Dataset, truth: xr.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "x.png"
     with pytest.raises(ConfigError, match="did you mean 'robinson'"):

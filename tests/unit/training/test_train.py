@@ -126,7 +126,7 @@ def test_events_and_metrics_tell_the_whole_run(unbroken: Path) -> None:
     events = [json.loads(line) for line in (unbroken / "events.jsonl").read_text().splitlines()]
     assert [e["event"] for e in events] == ["start", "validation", "validation", "validation", "done"]
     assert {"z500", "t2m", "u250"} == set(events[1]["channels"])
-    assert set(p.name for p in (unbroken / "model").iterdir()) == {"config.yaml", "model.safetensors", "statistics.nc", "README.md", "manifest.json"}
+    assert {p.name for p in (unbroken / "model").iterdir()} == {"config.yaml", "model.safetensors", "statistics.nc", "README.md", "manifest.json"}
 
 
 def test_a_used_run_folder_needs_resume_and_the_same_experiment(tiny_experiment: Path) -> None:
