@@ -56,13 +56,14 @@ def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...]
         given = [o.opts[0] for o in ctx.command.params if isinstance(o, click.Option) and ctx.params.get(str(o.name)) not in (None, False)]
         if given or len(sources) > 1:
             raise click.UsageError(f"a recipe says everything: leave out {', '.join(given) or 'the other sources'}", ctx)
+    period = _period(statistics, ctx)
     from .config import load_config
     from .data.build import BuildRecipe, run_recipe
 
     if recipe_path is not None:
         recipe = load_config(recipe_path, BuildRecipe)
     else:
-        recipe = BuildRecipe(sources=tuple(map(str, sources)), channels=channels, static=static, statistics=_period(statistics, ctx),
+        recipe = BuildRecipe(sources=tuple(map(str, sources)), channels=channels, static=static, statistics=period,
                              time_step=time_step, climatology=not no_climatology, round_bits=round_bits)
     store = run_recipe(recipe, out, progress=Progress())
     click.echo(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
@@ -71,11 +72,11 @@ def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...]
 def _period(text: str | None, ctx: click.Context) -> StatisticsPeriod | None:
     if text is None:
         return None
-    from .data.build import StatisticsPeriod
-
     start, slash, end = text.partition("/")
     if not (start and slash and end):
         raise click.UsageError(f"--statistics: '{text}' is not START/END, for example 2000-01-01/2001-12-31T18", ctx)
+    from .data.build import StatisticsPeriod
+
     return StatisticsPeriod(start=start, end=end)
 
 
