@@ -90,7 +90,7 @@ class Field:
 
     def times_text(self) -> str:
         """`Init 2001-12-01 00 UTC   Lead +120 h (5 d)   Valid 2001-12-06 00 UTC`; an analysis has the valid time only."""
-        valid = "" if self.valid is None else f"Valid {clock(self.valid, self.calendar)}"
+        valid = "Time not given by the file" if self.valid is None else f"Valid {clock(self.valid, self.calendar)}"
         if self.init is None or self.lead is None:
             return valid
         return f"Init {clock(self.init, self.calendar)}    Lead {lead_text(self.lead)}    {valid}"

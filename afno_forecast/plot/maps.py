@@ -45,14 +45,22 @@ def title_of(field: Field) -> str:
 
 
 def _wind_of(ds: xr.Dataset, field: Field) -> tuple[Field, Field]:
-    """Wind at the field's level; for a field without one at 10 m, or, where there is none, on the only level of the file."""
-    level = field.level
-    if level is None and _WIND_10M[0] not in ds.data_vars and _WIND[0] in ds.data_vars and "level" in ds[_WIND[0]].coords:
-        levels = np.atleast_1d(ds[_WIND[0]]["level"].values)
+    """Wind at the field's level; for a field without one at 10 m, or, where there is none, the file's only wind, level named or not."""
+    level, names = field.level, list(_WIND_10M)
+    if level is None and _WIND_10M[0] not in ds.data_vars and _WIND[0] in ds.data_vars:
+        levels = np.atleast_1d(ds[_WIND[0]].coords.get("level", []))
+        names = list(_WIND)
         level = int(levels[0]) if len(levels) == 1 else None
-    names = [f"{name}@{level}" for name in _WIND] if level is not None else list(_WIND_10M)
+    if level is not None:
+        names = [f"{name}@{level}" for name in _WIND]
     pair = [_same_time(Series(ds, name), field) for name in names]
     return pair[0], pair[1]
+
+
+def _height_of(wind: Field) -> str:
+    if wind.level is not None:
+        return f"at {wind.level} hPa"
+    return "at 10 m" if wind.variable == _WIND_10M[0] else "(level not given by the file)"
 
 
 def _same_time(series: Series, field: Field) -> Field:
@@ -80,7 +88,7 @@ def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: 
         title += f";  lines: {overlay.label[0].lower() + overlay.label[1:]} ({overlay.units.text})"
     if wind is not None:
         panel.wind(wind[0].values, wind[1].values, wind[0].grid, wind_form)
-        title += f";  wind {wind_form} at {'10 m' if wind[0].level is None else f'{wind[0].level} hPa'}"
+        title += f";  wind {wind_form} {_height_of(wind[0])}"
     canvas.heading(figure, title, field.times_text(), source_text(field))
     bar = min(0.62, wide / page)
     canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, title_of(field))

@@ -169,3 +169,14 @@ def test_levels_are_round_and_cover_the_values() -> None:
     signed = style.magnitude("u_component_of_wind", [np.array([-3.0, 71.0])])
     np.testing.assert_array_equal(signed.levels, -signed.levels[::-1])
     assert 0.0 not in signed.levels and 0.0 in style.ticks(signed.levels)
+
+
+def test_wind_without_a_level_and_fields_without_a_time_are_said_to_have_none() -> None:
+    latitude, longitude = np.linspace(-80, 80, 9), np.arange(12) * 30.0
+    shape = np.cos(np.deg2rad(latitude))[:, None] * np.ones(12)
+    dims = ("latitude", "longitude")
+    ds = xr.Dataset({"mean_sea_level_pressure": (dims, 1e5 + 1e3 * shape, {"units": "Pa"}), "u_component_of_wind": (dims, 10 * shape, {"units": "m s-1"}),
+                     "v_component_of_wind": (dims, shape, {"units": "m s-1"})}, coords={"latitude": latitude, "longitude": longitude})
+    field = Series(ds, "msl").find()
+    words = _words(maps.build_map(field, view_for(field.grid), wind=maps._wind_of(ds, field)))
+    assert "wind arrows (level not given by the file)" in words and "Time not given by the file" in words
