@@ -49,7 +49,7 @@ def _wind_of(ds: xr.Dataset, field: Field) -> tuple[Field, Field]:
     level, names = field.level, list(_WIND_10M)
     if level is None and _WIND_10M[0] not in ds.data_vars and _WIND[0] in ds.data_vars:
         levels = np.atleast_1d(ds[_WIND[0]].coords.get("level", []))
-        names = list(_WIND)
+        names = names if len(levels) else list(_WIND)
         level = int(levels[0]) if len(levels) == 1 else None
     if level is not None:
         names = [f"{name}@{level}" for name in _WIND]

@@ -175,7 +175,8 @@ def test_wind_without_a_level_and_fields_without_a_time_are_said_to_have_none() 
     latitude, longitude = np.linspace(-80, 80, 9), np.arange(12) * 30.0
     shape = np.cos(np.deg2rad(latitude))[:, None] * np.ones(12)
     dims = ("latitude", "longitude")
-    ds = xr.Dataset({"mean_sea_level_pressure": (dims, 1e5 + 1e3 * shape, {"units": "Pa"}), "u_component_of_wind": (dims, 10 * shape, {"units": "m s-1"}),
+    ds = xr.Dataset({"mean_sea_level_pressure": (dims, 1e5 + 1e3 * shape, {"units": "Pa"}),
+                     "u_component_of_wind": (dims, 10 * shape, {"units": "m s-1"}),
                      "v_component_of_wind": (dims, shape, {"units": "m s-1"})}, coords={"latitude": latitude, "longitude": longitude})
     field = Series(ds, "msl").find()
     words = _words(maps.build_map(field, view_for(field.grid), wind=maps._wind_of(ds, field)))
