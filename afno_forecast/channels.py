@@ -130,12 +130,14 @@ class ChannelSet:
 
     def _slice(self, ds: xr.Dataset, channel: Channel) -> xr.DataArray:
         if channel.variable not in ds:
-            raise DataError(f"variable '{channel.variable}' is missing; wanted {', '.join(self.names)}; there are {', '.join(map(str, ds.data_vars))}",
+            there = ", ".join(map(str, ds.data_vars))
+            raise DataError(f"variable '{channel.variable}' is missing; wanted {', '.join(self.names)}; there are {there}",
                             fix="give a dataset with these variables")
         item = ds[channel.variable]
         units = item.attrs.get("units")
         if units is not None and units != channel.units:
-            raise DataError(f"{channel.name} comes in '{units}', wanted '{channel.units}'", fix="open it through afno_forecast.data.sources, which converts")
+            raise DataError(f"{channel.name} comes in '{units}', wanted '{channel.units}'",
+                            fix="open it through afno_forecast.data.sources, which converts")
         if channel.level is None:
             if "level" in item.dims:
                 raise DataError(f"{channel.name} has levels {item['level'].values.tolist()}, wanted none", fix=f"ask for {channel.variable}@LEVEL")

@@ -1,0 +1,114 @@
+"""Whatever path a person gives: it is recognised, described and opened for drawing; scores are written where they belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from afno_forecast import cli_open
+from afno_forecast.data.build import BuildRecipe, run_recipe
+from afno_forecast.data.sample_data import sample_path
+from afno_forecast.errors import ConfigError, DataError
+
+HOURS = 6
+LATITUDE, LONGITUDE = np.linspace(80, -80, 5), np.arange(9) * 40.0
+
+
+def fields(start: str, num_times: int) -> xr.Dataset:
+    """Analyses on an odd grid, latitude north to south, two levels in descending order; each value is unlike every other."""
+    times = np.datetime64(start, "ns") + np.arange(num_times) * np.timedelta64(HOURS, "h")
+    rng = np.random.default_rng(5)
+    level = [850, 500]
+    z = 3e4 + 1e3 * rng.standard_normal((num_times, 2, 5, 9)).cumsum(axis=0)
+    t = 280 + rng.standard_normal((num_times, 5, 9)).cumsum(axis=0)
+    return xr.Dataset(
+        {"geopotential": (("time", "level", "latitude", "longitude"), z.astype(np.float32), {"units": "m2 s-2", "standard_name": "geopotential"}),
+         "2m_temperature": (("time", "latitude", "longitude"), t.astype(np.float32), {"units": "K", "standard_name": "air_temperature"})},
+        coords={"time": times, "level": ("level", level, {"units": "hPa"}), "latitude": ("latitude", LATITUDE, {"units": "degrees_north"}),
+                "longitude": ("longitude", LONGITUDE, {"units": "degrees_east"})})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("paths")
+    analyses = fields("2001-03-01", 12)
+    paths = {name: folder / leaf for name, leaf in (("source", "analyses.nc"), ("store", "store.zarr"), ("forecast", "fc.nc"), ("folder", "."))}
+    analyses.to_netcdf(paths["source"])
+    run_recipe(BuildRecipe(sources=(str(paths["source"]),)), paths["store"])
+    leads = np.arange(1, 4) * np.timedelta64(HOURS, "h").astype("timedelta64[ns]")
+    states = [analyses.isel(time=slice(i, i + 3)).drop_vars("time").rename(time="prediction_timedelta") for i in (0, 4)]
+    forecast = xr.concat(states, "time").assign_coords(time=analyses["time"].values[[0, 4]], prediction_timedelta=leads)
+    forecast = forecast.sortby(["latitude", "level"])
+    forecast.attrs = {"model": "still", "Conventions": "CF-1.8"}
+    forecast.to_netcdf(paths["forecast"], encoding={"prediction_timedelta": {"dtype": "int64", "units": "hours"}})
+    return paths
+
+
+def test_each_kind_is_recognised(files):
+    assert cli_open.is_forecast(files["forecast"])
+    assert not any(cli_open.is_forecast(files[k]) for k in ("source", "store", "folder"))
+    assert not cli_open.is_forecast(sample_path("earthkit_pl_regular_ll.grib"))
+
+
+@pytest.mark.parametrize("kind", ["store", "source"])
+def test_a_store_and_its_source_open_alike(files, kind: str):
+    ds = cli_open.open_fields([files[kind]])
+    with xr.open_dataset(files["source"]) as truth:
+        for level in (500, 850):
+            got = ds["geopotential"].sel(level=level).isel(time=7).sel(latitude=LATITUDE)
+            np.testing.assert_array_equal(got.values, truth["geopotential"].sel(level=level).isel(time=7).values)
+        np.testing.assert_array_equal(ds["2m_temperature"].isel(time=3).sel(latitude=LATITUDE).values, truth["2m_temperature"].isel(time=3).values)
+    assert ds["geopotential"].attrs["units"] == "m2 s-2"
+
+
+def test_a_forecast_opens_with_its_lead_times(files):
+    assert cli_open.open_fields([files["forecast"]]).sizes["prediction_timedelta"] == 3
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("store", ("training store", "5x9 global", "12 times", "z500", "climatology")), ("source", ("netCDF", "geopotential")),
+    ("forecast", ("forecast", "model       still", "2 from 2001-03-01T00 to 2001-03-02T00", "3 from 6h to 18h", "z850")),
+])
+def test_everything_is_described(files, kind: str, words: tuple[str, ...]):
+    text = cli_open.describe(files[kind])
+    assert all(word in text for word in words), text
+
+
+def test_the_shipped_model_is_described():
+    text = cli_open.describe(sample_path("model"))
+    assert "parameters" in text and "geopotential@500" in text
+    card = cli_open.model_card(sample_path("model"))
+    assert card["grid"] and card["experiment"]
+
+
+def test_nothing_is_an_error(tmp_path: Path):
+    with pytest.raises(DataError, match="nothing at this path"):
+        cli_open.describe(tmp_path / "absent")
+
+
+def test_scores_are_written_beside_their_table(files, tmp_path: Path):
+    lines = list(cli_open.score(files["forecast"], [files["store"]], tmp_path / "s.nc", None, None))
+    assert lines[0].startswith("z500") and lines[-2:] == [str(tmp_path / "s.nc"), str(tmp_path / "s.csv")]
+    with cli_open.open_scores(tmp_path / "s.nc") as scores:
+        rmse = scores["geopotential"].sel(metric="rmse", region="global", level=500)
+        assert rmse.sizes["lead_time"] == 3 and (rmse > 0).all()
+
+
+def test_scores_in_a_folder_are_named_as_weatherbench_does(files, tmp_path: Path):
+    lines = list(cli_open.score(files["forecast"], [files["source"]], tmp_path, None, ["global"]))
+    assert any("--climatology STORE" in line for line in lines)
+    assert [p.name for p in tmp_path.glob("*.nc")] == ["still_vs_analyses_9x5_2001.nc"]
+
+
+def test_scores_under_another_suffix_are_refused_before_anything_is_read(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"neither a \.nc file nor a folder"):
+        next(cli_open.score(tmp_path / "absent.zarr", [tmp_path], tmp_path / "scores.csv", None, None))
+
+
+def test_a_file_that_holds_no_scores_is_named(tmp_path: Path):
+    (tmp_path / "s.nc").write_text("not a score file")
+    with pytest.raises(DataError, match="not a score file"):
+        cli_open.open_scores(tmp_path / "s.nc")
