@@ -98,9 +98,9 @@ class AFNOMixer(nn.Module):
         """Both layers on the modes of one band as packed real products, (G, B, K, 2, c)."""
         batch, _, num_modes, _ = z_B2KC.shape
         packed = z_B2KC.reshape(batch, 2, num_modes, self.num_blocks, -1).permute(3, 0, 2, 1, 4).reshape(self.num_blocks, batch * num_modes, -1)
-        hidden = torch.bmm(packed, _pack(self.weight_in_S2Gch[band].to(packed.dtype)))
+        hidden = torch.bmm(packed, pack_complex(self.weight_in_S2Gch[band].to(packed.dtype)))
         hidden = self._activate(band, hidden.view(self.num_blocks, batch * num_modes, 2, -1)).flatten(2)
-        mixed = torch.bmm(hidden, _pack(self.weight_out_S2Ghc[band].to(packed.dtype)))
+        mixed = torch.bmm(hidden, pack_complex(self.weight_out_S2Ghc[band].to(packed.dtype)))
         return mixed.view(self.num_blocks, batch, num_modes, 2, -1)
 
     def _activate(self, band: int, z_GN2h: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def _band_order(modes: Modes, num_bands: int, device: torch.device) -> tuple[Ten
     return order, back, [bands.count(band) for band in range(num_bands)]
 
 
-def _pack(weight_2Gio: Tensor) -> Tensor:
+def pack_complex(weight_2Gio: Tensor) -> Tensor:
     """The real matrix (G, 2 in, 2 out) that multiplies rows [real, imaginary] as the complex matrix does."""
     real, imaginary = weight_2Gio
     return torch.cat([torch.cat([real, imaginary], 2), torch.cat([-imaginary, real], 2)], 1)

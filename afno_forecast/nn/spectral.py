@@ -41,12 +41,16 @@ class Modes:
     Latitude is treated as `periodic`, or continued over the poles as a `double` Fourier sphere: each meridian goes on as the
     meridian half a turn away, which makes a smooth field on the sphere smooth and periodic. `double`: rows are cell centres;
     `double_with_poles`: the first and the last row lie on the poles.
+
+    `legacy` selects as FourCastNet and its descendants do, to run their weights: the number of columns kept follows from the
+    number of rows, and the rows kept lie around Nyquist, so that a fraction below 1 drops the mean.
     """
 
     rows: int
     columns: int
     fraction: float = 1.0
     latitude: Latitude = "periodic"
+    legacy: bool = False
 
     @property
     def period(self) -> int:
@@ -56,12 +60,31 @@ class Modes:
     @property
     def row_wavenumbers(self) -> tuple[int, ...]:
         """Kept signed meridional wavenumbers, cycles per `period`."""
+        if self.legacy:
+            start, stop = self.row_pieces[0]
+            return kept_wavenumbers(self.rows, 1.0, half=False)[start:stop]
         return kept_wavenumbers(self.period, self.fraction, half=False)
 
     @property
     def column_wavenumbers(self) -> tuple[int, ...]:
         """Kept zonal wavenumbers, >= 0, cycles per circle."""
+        if self.legacy:
+            return tuple(range(min(self._legacy_count, self.columns // 2 + 1)))
         return kept_wavenumbers(self.columns, self.fraction, half=True)
+
+    @property
+    def row_pieces(self) -> tuple[tuple[int, int], ...]:
+        """The kept rows of an unshifted spectrum as pieces (first, after the last), in the order of `row_wavenumbers`."""
+        if self.legacy:
+            middle, count = self.rows // 2 + 1, self._legacy_count
+            return ((middle - count, min(middle + count, self.rows)),)
+        num_rows = len(self.row_wavenumbers)
+        positive = (num_rows + 1) // 2
+        return (0, positive), (self.period - (num_rows - positive), self.period)
+
+    @property
+    def _legacy_count(self) -> int:
+        return int((self.rows // 2 + 1) * self.fraction)
 
     @property
     def method(self) -> Method:
@@ -72,9 +95,9 @@ class Modes:
 
 
 @lru_cache(maxsize=256)
-def kept_modes(rows: int, columns: int, fraction: float = 1.0, latitude: Latitude = "periodic") -> Modes:
+def kept_modes(rows: int, columns: int, fraction: float = 1.0, latitude: Latitude = "periodic", *, legacy: bool = False) -> Modes:
     """The kept modes of a grid of rows x columns tokens."""
-    return Modes(rows, columns, fraction, latitude)
+    return Modes(rows, columns, fraction, latitude, legacy)
 
 
 @lru_cache(maxsize=256)
@@ -178,10 +201,9 @@ def _transform_fft(x_BHWC: Tensor, modes: Modes, parity_C: Tensor | None) -> Ten
     num_columns = len(modes.column_wavenumbers)
     zonal = torch.fft.rfft(x_BHWC, dim=2, norm="forward")[:, :, :num_columns]
     spectrum = torch.fft.fft(_over_the_pole(zonal, modes, parity_C), dim=1, norm="forward")
-    num_rows = len(modes.row_wavenumbers)
-    if num_rows < modes.period:
-        positive = (num_rows + 1) // 2
-        spectrum = torch.cat([spectrum[:, :positive], spectrum[:, modes.period - (num_rows - positive) :]], 1)
+    if len(modes.row_wavenumbers) < modes.period:
+        pieces = [spectrum[:, start:stop] for start, stop in modes.row_pieces]
+        spectrum = torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0]
     return torch.view_as_real(spectrum).flatten(1, 2).permute(0, 3, 1, 2)
 
 
@@ -190,12 +212,20 @@ def _inverse_fft(z_B2KC: Tensor, modes: Modes) -> Tensor:
     num_rows, num_columns = len(modes.row_wavenumbers), len(modes.column_wavenumbers)
     spectrum = torch.complex(z_B2KC[:, 0], z_B2KC[:, 1]).view(batch, num_rows, num_columns, channels)
     if num_rows < modes.period:
-        positive = (num_rows + 1) // 2
-        gap = spectrum.new_zeros(batch, modes.period - num_rows, num_columns, channels)
-        spectrum = torch.cat([spectrum[:, :positive], gap, spectrum[:, positive:]], 1)
+        spectrum = _with_gaps(spectrum, modes)
     zonal = torch.fft.ifft(spectrum, dim=1, norm="forward")[:, : modes.rows]
     field: Tensor = torch.fft.irfft(_real_where_it_must_be(zonal, modes), n=modes.columns, dim=2, norm="forward")
     return field
+
+
+def _with_gaps(spectrum: Tensor, modes: Modes) -> Tensor:
+    """Zeros in place of the rows that are not kept."""
+    sizes = [stop - start for start, stop in modes.row_pieces]
+    parts, done = [], 0
+    for (start, stop), piece in zip(modes.row_pieces, torch.split(spectrum, sizes, 1), strict=True):
+        parts += [spectrum.new_zeros(spectrum.shape[0], start - done, *spectrum.shape[2:]), piece]
+        done = stop
+    return torch.cat([*parts, spectrum.new_zeros(spectrum.shape[0], modes.period - done, *spectrum.shape[2:])], 1)
 
 
 def _real_where_it_must_be(zonal: Tensor, modes: Modes) -> Tensor:

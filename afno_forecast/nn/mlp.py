@@ -1,0 +1,119 @@
+"""Norm and MLP of a block over tokens in pieces that stay in cache, with a backward pass that keeps little.
+
+The library's way holds the normed tokens, the hidden values and their GELU for the backward pass, ten times the tokens' size for
+a ratio of 4; this one holds the tokens and the hidden values, five times, or the tokens alone, and computes the rest again piece
+by piece.
+
+Axes: N token, D channel, F hidden channel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_PIECE_ELEMENTS = 2**18
+
+
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear, *, residual: Tensor | None = None, keep_hidden: bool = True) -> Tensor:
+    """residual + second(gelu(first(norm(x)))).
+
+    Args:
+        x: tokens (..., D).
+        norm, first, second: the layers; they have biases.
+        residual: what is added, the shape of `x`; `x` itself by default.
+        keep_hidden: keep the hidden values for the backward pass instead of computing them again.
+
+    Returns:
+        (..., D) in the type of `x`; under autocast the matrix products run in its type.
+    """
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
+    flat_ND = x.flatten(0, -2)
+    flat_residual_ND = None if residual is None else residual.flatten(0, -2)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
+        out: Tensor = _NormMLP.apply(flat_ND, flat_residual_ND, *weights, norm.eps, dtype, keep_hidden)  # type: ignore[no-untyped-call]
+    else:
+        out, _ = _forward(flat_ND, flat_residual_ND, weights, norm.eps, dtype, keep_hidden=False)
+    return out.view_as(x)
+
+
+def _pieces(num_tokens: int, num_hidden: int) -> list[slice]:
+    size = max(_PIECE_ELEMENTS // num_hidden, 64)
+    return [slice(start, start + size) for start in range(0, num_tokens, size)]
+
+
+def _forward(x_ND: Tensor, residual_ND: Tensor | None, weights: tuple[Tensor, ...], eps: float, dtype: torch.dtype, *,
+             keep_hidden: bool) -> tuple[Tensor, Tensor | None]:
+    gamma, beta, first_FD, first_bias, second_DF, second_bias = weights
+    first_FD, first_bias, second_DF = (w.to(dtype) for w in (first_FD, first_bias, second_DF))
+    residual_ND = x_ND if residual_ND is None else residual_ND
+    out_ND = torch.empty_like(x_ND)
+    hidden_NF = x_ND.new_empty(x_ND.shape[0], first_FD.shape[0], dtype=dtype) if keep_hidden else None
+    with torch.autocast(x_ND.device.type, enabled=False):
+        for piece in _pieces(x_ND.shape[0], first_FD.shape[0]):
+            normed = nn.functional.layer_norm(x_ND[piece], gamma.shape, gamma, beta, eps).to(dtype)
+            if hidden_NF is None:
+                hidden = torch.addmm(first_bias, normed, first_FD.t())
+            else:
+                hidden = torch.addmm(first_bias, normed, first_FD.t(), out=hidden_NF[piece])
+            active = nn.functional.gelu(hidden)
+            out = out_ND[piece]
+            torch.add(residual_ND[piece], second_bias, out=out)
+            if dtype == out.dtype:
+                out.addmm_(active, second_DF.t())
+            else:
+                out += active @ second_DF.t()
+    return out_ND, hidden_NF
+
+
+class _NormMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, residual_ND: Tensor | None, gamma: Tensor, beta: Tensor, first_FD: Tensor, first_bias: Tensor,
+                second_DF: Tensor, second_bias: Tensor, eps: float, dtype: torch.dtype, keep_hidden: bool) -> Tensor:
+        weights = (gamma, beta, first_FD, first_bias, second_DF, second_bias)
+        out, hidden = _forward(x_ND, residual_ND, weights, eps, dtype, keep_hidden=keep_hidden)
+        ctx.save_for_backward(x_ND, hidden, gamma, beta, first_FD, first_bias, second_DF)
+        ctx.eps, ctx.dtype, ctx.own_residual = eps, dtype, residual_ND is None
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, hidden_NF, gamma, beta, first_FD, first_bias, second_DF = ctx.saved_tensors
+        dtype, shape = ctx.dtype, list(gamma.shape)
+        gradient_ND = gradient_ND.contiguous()
+        first, bias, second = (w.to(dtype) for w in (first_FD, first_bias, second_DF))
+        x_gradient_ND = torch.empty_like(x_ND)
+        sums = [torch.zeros_like(w) for w in (gamma, beta, first_FD, first_bias, second_DF)]
+        gamma_sum, beta_sum, first_sum, bias_sum, second_sum = sums
+        for piece in _pieces(x_ND.shape[0], first_FD.shape[0]):
+            normed, mean, deviation = torch.native_layer_norm(x_ND[piece], shape, gamma, beta, ctx.eps)
+            low = normed.to(dtype)
+            hidden = torch.addmm(bias, low, first.t()) if hidden_NF is None else hidden_NF[piece]
+            above = gradient_ND[piece].to(dtype)
+            _add_product(second_sum, above.t(), nn.functional.gelu(hidden))
+            hidden_gradient = torch.ops.aten.gelu_backward(above @ second, hidden)
+            _add_product(first_sum, hidden_gradient.t(), low)
+            bias_sum += hidden_gradient.sum(0, dtype=bias_sum.dtype)
+            below = (hidden_gradient @ first).to(x_ND.dtype)
+            part, gamma_part, beta_part = torch.ops.aten.native_layer_norm_backward(
+                below, x_ND[piece], shape, mean, deviation, gamma, beta, [True, True, True])
+            gamma_sum += gamma_part
+            beta_sum += beta_part
+            if ctx.own_residual:
+                torch.add(part, gradient_ND[piece], out=x_gradient_ND[piece])
+            else:
+                x_gradient_ND[piece] = part
+        return (x_gradient_ND, None if ctx.own_residual else gradient_ND, *sums, gradient_ND.sum(0), None, None, None)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
