@@ -7,10 +7,11 @@ more than one document, nesting deeper than 32, more than 1 MB, more than 20 000
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,33 @@ def join_path(path: KeyPath) -> str:
     return text.removeprefix(".")
 
 
+_LOOK_ALIKE = str.maketrans("ol", "01")
+
+
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar of `names`, ignoring case (of equals the one with the longest common beginning), or None when nothing is similar."""
-    lower = name.lower()
-    by_lower = {n.lower(): n for n in names}
-    found = get_close_matches(lower, by_lower, 8, cutoff)
+    """The most similar of `names`, or None when nothing is similar.
+
+    Case and look-alikes (O and 0, l and 1) do not count; of the similar ones the fewest edits decide, then the same length, then
+    digits where digits are, then the longest common beginning.
+    """
+    wanted = name.lower().translate(_LOOK_ALIKE)
+    folded = {n.lower().translate(_LOOK_ALIKE): n for n in reversed(list(names))}
+    found = get_close_matches(wanted, folded, 60, cutoff)
     if not found:
         return None
+    best = min(found, key=lambda n: (_edits(wanted, n), abs(len(n) - len(wanted)),
+                                        sum(a.isdigit() != b.isdigit() for a, b in zip(wanted, n, strict=False)), -len(os.path.commonprefix([wanted, n]))))
+    return folded[best]
 
-    def likeness(other: str) -> tuple[float, int]:
-        shared = [a == b for a, b in zip(lower, other, strict=False)]
-        return SequenceMatcher(None, lower, other).ratio(), [*shared, False].index(False)
 
-    return by_lower[max(found, key=likeness)]
+def _edits(one: str, other: str) -> int:
+    """Levenshtein distance: insertions, deletions and substitutions that make one text of the other."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
 
 
 def raise_problems(problems: list[Problem]) -> None:

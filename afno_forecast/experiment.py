@@ -61,27 +61,22 @@ class DataConfig(Strict):
 
 
 def _channel_problems(values: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Channel names that the store lacks; before the store is built, names that look like a misspelt known one."""
+    """Channel names that the store lacks; before the store is built, names that the vocabulary lacks."""
     data = values.get("data")
-    channels = data.get("channels") if isinstance(data, dict) else None
-    if not isinstance(channels, list):
+    if not isinstance(data, dict) or not isinstance(data.get("channels"), list):
         return
-    store = Path(str(data.get("store", "") if isinstance(data, dict) else ""))
+    store = Path(str(data.get("store", "")))
     in_store = channel_names(store) if store.is_dir() and is_store(store) else None
-    known = [vocabulary.short_name(*vocabulary.split_name(n)) for n in in_store] if in_store else list(vocabulary.known_names())
-    for position, name in enumerate(channels):
-        if not isinstance(name, str):
-            continue
-        variable, level = vocabulary.split_name(name)
-        near = nearest(name, known, 0.5 if in_store else 0.7)
-        missing = vocabulary.short_name(variable, level) not in known if in_store else near is not None and not _is_vocabulary(variable)
-        if missing:
-            hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known)}"
+    known = [_short(name) for name in in_store] if in_store else list(vocabulary.known_names())
+    for position, name in enumerate(data["channels"]):
+        if isinstance(name, str) and _short(name) not in known:
+            near = nearest(name, known, 0.5)
+            hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known)}" if in_store else ""
             yield ("data", "channels", position), f"unknown channel '{name}'{hint}"
 
 
-def _is_vocabulary(variable: str) -> bool:
-    return vocabulary.find_variable(variable) is not None
+def _short(name: str) -> str:
+    return vocabulary.short_name(*vocabulary.split_name(name))
 
 
 class Experiment(Strict):

@@ -73,7 +73,8 @@ VARIABLES: tuple[Variable, ...] = (
 )
 BY_NAME: dict[str, Variable] = {v.name: v for v in VARIABLES}
 _BY_ALIAS: dict[str, Variable] = {alias: v for v in VARIABLES for alias in (v.name, v.short, *v.aliases)}
-_COMMON_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+_COMMON_LEVELS = (1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100, 125, 150, 175, 200, 225, 250, 300, 350, 400, 450, 500, 550, 600, 650, 700, 750, 775, 800,
+                  825, 850, 875, 900, 925, 950, 975, 1000)  # the pressure levels of ERA5, hPa
 _LEVEL = re.compile(r"(?P<name>[A-Za-z0-9_]*?[A-Za-z_])(?:@|_)?(?P<level>\d{1,4})")
 
 
@@ -118,6 +119,6 @@ def label(variable: str, level: int | None = None) -> str:
 
 
 def known_names() -> tuple[str, ...]:
-    """Every name a person may type, short names with the common levels included: for suggestions."""
+    """Canonical and short names, short names of variables on levels with ERA5's levels: for checks and suggestions."""
     levelled = tuple(f"{v.short}{level}" for v in VARIABLES if v.on_levels for level in _COMMON_LEVELS)
-    return tuple(_BY_ALIAS) + levelled
+    return tuple(name for v in VARIABLES for name in (v.short, v.name)) + levelled

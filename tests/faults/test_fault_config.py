@@ -28,7 +28,7 @@ def typos(tmp_path: Path) -> Path:
     """The quickstart with five planted faults: a wrong key at three depths, a wrong type, a misspelt channel."""
     text = QUICKSTART.read_text(encoding="utf-8")
     for old, new in (("\nseed: 1\n", "\nsed: 1\n"), ("\n  batch_size: 4\n", "\n  bach_size: 4\n"), ("learning_rate: 2e-3", "learnin_rate: 2e-3"),
-                     ("  history: 1\n", "  history: one\n"), ("[z500, z850,", "[z500, temprature@500,")):
+                     ("  history: 1\n", "  history: one\n"), ("[z500, z850,", "[z500, t5m,")):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     path = tmp_path / "typos.yaml"
@@ -41,14 +41,14 @@ def test_24_five_planted_typos_are_found_at_once(typos: Path, words: list[str]):
     done = command(*words, "typos.yaml", cwd=typos.parent)
     assert done.returncode == 2 and done.stdout == ""
     rows = typos.read_text(encoding="utf-8").splitlines()
-    lines = {key: next(i for i, row in enumerate(rows, 1) if key in row) for key in ("sed:", "bach_size", "learnin_rate", "history", "temprature")}
+    lines = {key: next(i for i, row in enumerate(rows, 1) if key in row) for key in ("sed:", "bach_size", "learnin_rate", "history", "t5m")}
     for expected in (f"typos.yaml:{lines['sed:']}: sed: unknown key (did you mean 'seed'?)",
                      f"typos.yaml:{lines['bach_size']}: training.bach_size: unknown key (did you mean 'batch_size'?)",
                      f"typos.yaml:{lines['learnin_rate']}: training.optimizer.learnin_rate: unknown key (did you mean 'learning_rate'?)",
                      f"typos.yaml:{lines['history']}: model.history: must be a whole number, got 'one'"):
         assert expected in done.stderr, done.stderr
-    channel = next(line for line in done.stderr.splitlines() if "temprature" in line)
-    assert channel.startswith(f"typos.yaml:{lines['temprature']}: data.channels") and "did you mean" in channel
+    channel = next(line for line in done.stderr.splitlines() if "t5m" in line)
+    assert channel.startswith(f"typos.yaml:{lines['t5m']}: data.channels") and "(did you mean 't2m'?)" in channel
     assert len(done.stderr.splitlines()) == 5, done.stderr
     assert [p.name for p in typos.parent.iterdir()] == ["typos.yaml"], "nothing was started"
 
