@@ -157,6 +157,7 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
     (temporary / CONFIG).write_text(config_text)
     _statistics_dataset(inputs).to_netcdf(temporary / STATISTICS, engine="netcdf4")
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, str(temporary / WEIGHTS))
+    (temporary / WEIGHTS).chmod(0o644)  # safetensors leaves it readable by its owner only
     (temporary / CARD).write_text(card)
     write_manifest(temporary, FILES)
     fsync_folder(temporary)

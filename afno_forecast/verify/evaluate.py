@@ -77,7 +77,9 @@ def evaluate(forecast: xr.Dataset | Path, truth: States, *, climatology: Climato
         positions = np.flatnonzero(usable)
         for first in range(0, len(positions), block):
             _score_block(ds, truth, climatology, plan, scorers, i, positions[first:first + block])
-    return _assemble(scorers, plan, skipped, climatology)
+    scores = _assemble(scorers, plan, skipped, climatology)
+    scores.attrs |= {key: ds.attrs[key] for key in ("title", "model", "source", "institution", "license") if key in ds.attrs}
+    return scores
 
 
 def _score_block(ds: xr.Dataset, truth: States, climatology: Climatology | None, plan: _Plan, scorers: dict[str, Scorer], i: int,
