@@ -11,7 +11,7 @@ import click
 from . import __version__
 from .cli_data import data
 from .cli_exit import Guard
-from .cli_options import PATH, NamesList
+from .cli_options import PATH, GridSize, NamesList
 from .cli_plot import plot
 
 if TYPE_CHECKING:
@@ -89,6 +89,31 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
 
     folder = run_training(experiment, resume=resume, echo=click.echo)
     click.echo(f"model: {folder}")
+
+
+@cli.command()
+@click.argument("checkpoint", type=PATH)
+@click.option("--out", type=PATH, required=True, metavar="MODEL_FOLDER", help="Model folder to make.")
+@click.option("--channels", type=NamesList(), required=True, help="fourcastnet20, fourcastnet26, or names in the order of the weights.")
+@click.option("--means", type=PATH, required=True, help="Means of the channels, .npy: FourCastNet's global_means.npy.")
+@click.option("--stds", type=PATH, required=True, help="Standard deviations of the channels, .npy.")
+@click.option("--grid", type=GridSize(), default="720x1440", show_default=True, help="Rows and columns; the rows lack the south pole.")
+@click.option("--time-step", metavar="DURATION", default="6h", show_default=True, help="Step that the weights were trained for.")
+@click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Hard-thresholding fraction.")
+@click.option("--shrink", type=click.FloatRange(0), default=0.01, show_default=True, help="Sparsity threshold.")
+@click.option("--single-skip", is_flag=True, help="The weights were trained without the skip around the mixer.")
+def convert(checkpoint: Path, out: Path, channels: tuple[str, ...], means: Path, stds: Path, grid: tuple[int, int], time_step: str, fraction: float,
+            shrink: float, single_skip: bool) -> None:
+    """Make a model folder of published AFNO weights.
+
+    FourCastNet's backbone.ckpt, or a state dict of PhysicsNeMo's AFNO; the file is read as tensors only.
+    """
+    from .convert import Published
+    from .convert import convert as make
+    from .times import parse_duration
+
+    published = Published(channels, grid, parse_duration(time_step), fraction, shrink, double_skip=not single_skip)
+    make(checkpoint, out, published, means=means, stds=stds, echo=click.echo)
 
 
 @cli.command()

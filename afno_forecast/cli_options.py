@@ -28,6 +28,21 @@ class NamesList(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class GridSize(click.ParamType[tuple[int, int]]):
+    """Rows and columns of a grid, `720x1440` -> a tuple."""
+
+    name = "ROWSxCOLUMNS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Split and read the numbers."""
+        if isinstance(value, tuple):
+            return value
+        rows, x, columns = str(value).partition("x")
+        if not (x and all(part.isascii() and part.isdecimal() and len(part) < 7 and int(part) > 1 for part in (rows, columns))):
+            self.fail(f"'{value}' is not ROWSxCOLUMNS, for example 720x1440", param, ctx)
+        return int(rows), int(columns)
+
+
 class Numbers(click.ParamType[tuple[float, ...]]):
     """A fixed number of numbers separated by `/`, such as W/E/S/N in degrees -> a tuple of floats."""
 

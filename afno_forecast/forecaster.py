@@ -20,17 +20,19 @@ from .errors import ConfigError
 from .forcing import FORCINGS, Forcing
 from .grid import Grid
 from .nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
+from .nn.legacy import LegacyConfig
 from .normalize import Normalizer
 
 ForcingName = Literal["toa_radiation", "sin_latitude", "cos_latitude", "sin_longitude", "cos_longitude", "sin_day_of_year", "cos_day_of_year",
                       "sin_local_time", "cos_local_time"]
+Predicts = Literal["tendency", "state"]
 assert set(get_args(ForcingName)) == set(FORCINGS)
 
 
 class Forecaster(nn.Module):
     """Reads a history of states and forcings, gives the state one `time_step` later.
 
-    The network predicts the tendency in units of its standard deviation; states are normalised only in here.
+    The network predicts the tendency in units of its standard deviation, or the normalised next state; states are normalised only in here.
 
     Args:
         backbone: maps (B, T * C + F, H, W) to (B, C, H, W).
@@ -40,12 +42,13 @@ class Forecaster(nn.Module):
         grid: the grid of training, canonical.
         time_step: seconds.
         history: T, how many past states are read.
+        predicts: what the network gives.
     """
 
     area_weights_HW: Tensor
 
     def __init__(self, backbone: nn.Module, normalizer: Normalizer, forcing: Forcing, *, channels: ChannelSet, grid: Grid, time_step: int,
-                 history: int = 1) -> None:
+                 history: int = 1, predicts: Predicts = "tendency") -> None:
         super().__init__()
         if history < 1:
             raise ConfigError(f"history must be at least 1, got {history}")
@@ -56,6 +59,7 @@ class Forecaster(nn.Module):
         self.grid = grid
         self.time_step = time_step
         self.history = history
+        self.predicts = predicts
         self.register_buffer("area_weights_HW", torch.from_numpy(grid.area_weights()).float(), persistent=False)
 
     @property
@@ -75,6 +79,8 @@ class Forecaster(nn.Module):
         """
         scores_BDHW = self.normalizer.encode(history_BTCHW).flatten(1, 2)
         scaled_BCHW = self.backbone(torch.cat([scores_BDHW, forcing_BFHW], dim=1))
+        if self.predicts == "state":
+            return self.normalizer.decode(scaled_BCHW)
         return history_BTCHW[:, -1] + self.normalizer.decode_tendency(scaled_BCHW)
 
 
@@ -87,7 +93,9 @@ class ModelConfig(Strict):
     """Computed inputs, in order."""
     static: tuple[str, ...]
     """Static fields of the store that are inputs, in order."""
-    backbone: Annotated[PlainConfig | HierarchicalConfig, Field(discriminator="kind")]
+    predicts: Predicts = "tendency"
+    """What the network gives: the tendency, or the next state itself (published weights that were trained so)."""
+    backbone: Annotated[PlainConfig | HierarchicalConfig | LegacyConfig, Field(discriminator="kind")]
     """The network."""
 
 
@@ -100,7 +108,7 @@ class ModelInputs:
         grid: canonical.
         calendar: of all instants.
         time_step: seconds.
-        mean, std, tendency_std: by channel, physical units; shape (C,).
+        mean, std, tendency_std: by channel, physical units; shape (C,). The last is NaN where published weights come without it.
         static: name -> field (H, W), in the model's order.
         attrs: where the data come from (title, institution, source, license, statistics period).
     """
@@ -124,7 +132,12 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
     forcing = Forcing(config.forcings, {name: inputs.static[name] for name in config.static}, inputs.grid, calendar=inputs.calendar,
                       time_step=inputs.time_step)
     num_channels = len(inputs.channels)
+    if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
+        raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
+                          f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
     backbone = build_backbone(config.backbone, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary)
-    normalizer = Normalizer(inputs.channels.shorts, inputs.mean, inputs.std, inputs.tendency_std)
+    scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
+    tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
+    normalizer = Normalizer(inputs.channels.shorts, inputs.mean, inputs.std, tendency_std)
     return Forecaster(backbone, normalizer, forcing, channels=inputs.channels, grid=inputs.grid, time_step=inputs.time_step,
-                      history=config.history)
+                      history=config.history, predicts=config.predicts)

@@ -57,6 +57,8 @@ VARIABLES: tuple[Variable, ...] = (
              ("m/s", 1.0, 0.0)),
     Variable("10m_v_component_of_wind", "v10", "northward_wind", "m s-1", "10 m northward wind", False, True, ("10v", "v10m", "vas"),
              ("m/s", 1.0, 0.0)),
+    Variable("100m_u_component_of_wind", "u100m", "eastward_wind", "m s-1", "100 m eastward wind", False, True, ("100u",), ("m/s", 1.0, 0.0)),
+    Variable("100m_v_component_of_wind", "v100m", "northward_wind", "m s-1", "100 m northward wind", False, True, ("100v",), ("m/s", 1.0, 0.0)),
     Variable("10m_wind_speed", "ws10", "wind_speed", "m s-1", "10 m wind speed", aliases=("10si", "si10"), display=("m/s", 1.0, 0.0)),
     Variable("mean_sea_level_pressure", "msl", "air_pressure_at_mean_sea_level", "Pa", "Mean sea level pressure", aliases=("psl", "mslp", "prmsl"),
              display=_HECTOPASCAL),

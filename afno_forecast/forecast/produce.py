@@ -18,6 +18,7 @@ from .. import __version__, model_folder
 from ..data.states import States, open_states
 from ..errors import ConfigError, DataError, DivergenceError
 from ..forecaster import Forecaster
+from ..grid import Grid, LatLonGrid
 from ..times import format_duration, format_instant, parse_duration, parse_instant
 from .output import ForecastWriter
 from .rollout import rollout
@@ -53,10 +54,19 @@ def require_fit(forecaster: Forecaster, states: States) -> None:
     """Raise DataError unless the data are on the model's grid and calendar."""
     if not forecaster.grid.matches(states.grid):
         raise DataError(f"the model was trained on {forecaster.grid.describe()}; the data are on {states.grid.describe()}",
-                        fix="give data on the model's grid")
+                        fix=_fix_of_grid(forecaster.grid, states.grid))
     if forecaster.calendar != states.times.calendar:
         raise DataError(f"the model was trained on the {forecaster.calendar} calendar; the data use {states.times.calendar}",
                         fix="give data on the model's calendar")
+
+
+def _fix_of_grid(model: Grid, data: Grid) -> str:
+    """What to do; a row on a pole that the model does not have is named."""
+    if isinstance(model, LatLonGrid) and isinstance(data, LatLonGrid) and data.shape[0] == model.shape[0] + 1:
+        for kept, comparison, row in ((data.latitude[1:], ">", data.latitude[0]), (data.latitude[:-1], "<", data.latitude[-1])):
+            if model.matches(LatLonGrid(kept, data.longitude)):
+                return f"the model has no row at latitude {row:g}; leave it out, with xarray: ds.sel(latitude=ds.latitude {comparison} {row:g})"
+    return "give data on the model's grid"
 
 
 def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lead_time: int, out: Path, format: Format | None = None,

@@ -4,6 +4,7 @@ Axes: B batch, C channel, H latitude row, W longitude column; inside, channels c
 
 `PlainConfig` is the network of the paper: patches, blocks of one width, recovery. `HierarchicalConfig` keeps full resolution
 in convolutions and puts the AFNO blocks on a coarse level. Both start from an output of exactly zero: the last layer does.
+`LegacyConfig` is FourCastNet as published, for its weights.
 Weights are drawn from torch's global generator: seed it, or fork it, before building.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .block import BoundaryConv, MixerBlock, ResidualBlock
+from .legacy import LegacyBackbone, LegacyConfig
 from .mixers import MIXERS, MixerName, MixerOptions
 from .padding import BOUNDARIES, Boundary
 from .patch import PatchEmbed, PatchRecovery
@@ -43,7 +45,7 @@ class PlainConfig:
     mlp_ratio: float = 4.0
     """Hidden channels of the MLP as a multiple of the width."""
     mixer: MixerName = "afno"
-    """Token mixer: afno, fno, gfn, attention or identity."""
+    """Token mixer: afno, legacy (FourCastNet's, for comparison), fno, gfn, attention or identity."""
     hidden_factor: float = 1.0
     """Hidden channels of a block in the spectral weights, as a multiple of its channels."""
     fraction: float = 1.0
@@ -84,7 +86,7 @@ class HierarchicalConfig:
     mlp_ratio: float = 4.0
     """Hidden channels of the MLP as a multiple of the width."""
     mixer: MixerName = "afno"
-    """Token mixer: afno, fno, gfn, attention or identity."""
+    """Token mixer: afno, legacy (FourCastNet's, for comparison), fno, gfn, attention or identity."""
     hidden_factor: float = 1.0
     """Hidden channels of a block in the spectral weights, as a multiple of its channels."""
     fraction: float = 1.0
@@ -109,10 +111,10 @@ class HierarchicalConfig:
         _check_blocks(self, self.widths[-1])
 
 
-BackboneConfig = PlainConfig | HierarchicalConfig
+BackboneConfig = PlainConfig | HierarchicalConfig | LegacyConfig
 
 
-def _check_blocks(config: BackboneConfig, width: int) -> None:
+def _check_blocks(config: PlainConfig | HierarchicalConfig, width: int) -> None:
     if config.mixer not in MIXERS:
         raise ValueError(f"mixer {config.mixer!r} is not one of {', '.join(MIXERS)}")
     if config.latitude not in LATITUDES:
@@ -137,7 +139,8 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         boundary: what lies beyond the edges of the grid, see `padding.pad`.
 
     Returns:
-        A module from (B, C_in, H, W) to (B, C_out, H, W) for any H and W, with a float32 (or wider) output. A new one gives 0.
+        A module from (B, C_in, H, W) to (B, C_out, H, W), with a float32 (or wider) output, for any H and W but for `LegacyConfig`. A new one
+        gives 0, but for `LegacyConfig`.
 
     Raises:
         ValueError: boundary or sizes are out of range.
@@ -146,12 +149,14 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         raise ValueError(f"boundary {boundary!r} is not one of {', '.join(BOUNDARIES)}")
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"a network needs channels in and out, not {in_channels} and {out_channels}")
+    if isinstance(config, LegacyConfig):
+        return LegacyBackbone(config, in_channels, out_channels)
     if isinstance(config, PlainConfig):
         return PlainBackbone(config, in_channels, out_channels, boundary)
     return HierarchicalBackbone(config, in_channels, out_channels, boundary)
 
 
-def _blocks(config: BackboneConfig, width: int, boundary: Boundary) -> nn.Sequential:
+def _blocks(config: PlainConfig | HierarchicalConfig, width: int, boundary: Boundary) -> nn.Sequential:
     options = MixerOptions(
         dim=width,
         num_blocks=config.num_blocks,
@@ -242,12 +247,12 @@ def muon_parameters(module: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the parameters that Muon takes, and of those that AdamW takes.
 
     Muon takes the matrices of linear layers and the kernels of convolutions (to be flattened to (out, in x rows x columns)),
-    except those of stem and head; AdamW takes these, the spectral weights, and all biases and norms. The names are those of
+    except those of stem, patch embedding and head; AdamW takes these, the spectral weights, and all biases and norms. The names are those of
     `module.named_parameters()`, also when the backbone is part of a larger module.
     """
     matrices: set[str] = set()
     for prefix, part in module.named_modules():
-        if isinstance(part, nn.Linear | nn.Conv2d) and not {"stem", "head"} & set(prefix.split(".")):
+        if isinstance(part, nn.Linear | nn.Conv2d) and not {"stem", "head", "patch_embed"} & set(prefix.split(".")):
             matrices.add(f"{prefix}.weight" if prefix else "weight")
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return [name for name in names if name in matrices], [name for name in names if name not in matrices]

@@ -61,7 +61,7 @@ class LegacyConfig:
 
     def __post_init__(self) -> None:
         if min(*self.grid, *self.patch, self.embed_dim) < 1 or self.depth < 0 or self.mlp_ratio <= 0:
-            raise ValueError(f"grid, patch, embed_dim and mlp_ratio must be positive, not {self.grid}, {self.patch}, {self.embed_dim}, {self.mlp_ratio}")
+            raise ValueError(f"sizes must be positive: grid {self.grid}, patch {self.patch}, embed_dim {self.embed_dim}, mlp_ratio {self.mlp_ratio}")
         if self.grid[0] % self.patch[0] or self.grid[1] % self.patch[1]:
             raise ValueError(f"a patch of {self.patch[0]} x {self.patch[1]} cells does not divide a grid of {self.grid[0]} x {self.grid[1]}")
         check_options(self.embed_dim, self.num_blocks, self.hard_thresholding_fraction, self.sparsity_threshold, 1)
@@ -107,8 +107,9 @@ class LegacyMixer(nn.Module):
         root = math.sqrt(rows * columns)
         num_blocks = self.w1.shape[1]
         with torch.autocast(x_BHWD.device.type, enabled=False):
-            z_B2KGc = transform(x_BHWD, modes).unflatten(-1, (num_blocks, -1))
-            num_modes = z_B2KGc.shape[2]
+            z_B2KD = transform(x_BHWD, modes)
+            num_modes = z_B2KD.shape[2]
+            z_B2KGc = z_B2KD.view(batch, 2, num_modes, num_blocks, -1)
             packed = z_B2KGc.permute(3, 0, 2, 1, 4).reshape(num_blocks, batch * num_modes, -1)
             hidden = torch.relu_(_affine(packed, self.w1, self.b1, root))
             mixed = nn.functional.softshrink(_affine(hidden, self.w2, self.b2, root), self.shrink / root)
@@ -201,7 +202,7 @@ class LegacyNetwork(nn.Module):
         expected = (self.in_channels, *self.config.grid)
         if tuple(x_BCHW.shape[1:]) != expected:
             raise ValueError(f"the legacy network reads (batch, {', '.join(map(str, expected))}), not {tuple(x_BCHW.shape)}")
-        tokens = self.patch_embed(x_BCHW)
+        tokens: Tensor = self.patch_embed(x_BCHW)
         tokens = tokens + self.pos_embed.view(1, *self.config.tokens, -1)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
@@ -209,7 +210,7 @@ class LegacyNetwork(nn.Module):
             else:
                 tokens = block(tokens, True)
         rows, columns = self.config.patch
-        patches = self.head(tokens).unflatten(-1, (rows, columns, self.out_channels))
+        patches = self.head(tokens).view(*tokens.shape[:3], rows, columns, self.out_channels)
         out: Tensor = patches.permute(0, 5, 1, 3, 2, 4).reshape(x_BCHW.shape[0], self.out_channels, *self.config.grid)
         return out
 
@@ -224,7 +225,7 @@ class LegacyBackbone(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H, W), float32 or wider, latitude ascending."""
         turn = self.network.config.north_first
-        out = self.network(x_BCHW.flip(-2) if turn else x_BCHW)
+        out: Tensor = self.network(x_BCHW.flip(-2) if turn else x_BCHW)
         out = out.to(torch.promote_types(out.dtype, torch.float32))
         return out.flip(-2) if turn else out
 
@@ -249,7 +250,7 @@ def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Mod
     """
     missing, unknown = sorted(set(_BUILD_KEYS) - set(config)), sorted(set(config) - set(_BUILD_KEYS))
     if missing or unknown:
-        raise ValueError(f"the legacy network's configuration lacks {', '.join(missing) or 'nothing'} and does not know {', '.join(unknown) or 'nothing'}")
+        raise ValueError(f"the legacy configuration lacks {', '.join(missing) or 'nothing'}; it does not know {', '.join(unknown) or 'nothing'}")
     options = {key: value for key, value in config.items() if key not in ("in_channels", "out_channels")}
     patch = options["patch"]
     options["patch"] = (int(patch), int(patch)) if isinstance(patch, int) else tuple(patch)
@@ -261,8 +262,8 @@ def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Mod
     missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = [f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in own if k in weights and weights[k].shape != own[k].shape]
     if missing or unknown or shapes:
-        raise ValueError(f"the weights do not fit the legacy network: missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}; "
-                         f"of another shape {', '.join(shapes) or 'none'}")
+        raise ValueError(f"the weights do not fit the legacy network: missing {', '.join(missing) or 'none'}; "
+                         f"unknown {', '.join(unknown) or 'none'}; of another shape {', '.join(shapes) or 'none'}")
     device = next(iter(weights.values())).device
     network = network.to_empty(device=device).to(weights["pos_embed"].dtype)
     network.load_state_dict(dict(weights))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .afno import AFNOMixer
+from .legacy import LegacyMixer
 from .spectral import Latitude, inverse, kept_modes, transform
 
-MixerName = Literal["afno", "fno", "gfn", "attention", "identity"]
+MixerName = Literal["afno", "legacy", "fno", "gfn", "attention", "identity"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def _afno(options: MixerOptions) -> nn.Module:
     )
 
 
+def _legacy(options: MixerOptions) -> nn.Module:
+    """As published, errors included; `shrink` is absolute here."""
+    return LegacyMixer(options.dim, options.num_blocks, hidden_factor=options.hidden_factor, fraction=options.fraction, shrink=options.shrink)
+
+
 def _fno(options: MixerOptions) -> nn.Module:
     """Linear and dense in the channels: one block, no activation, no shrink."""
     return AFNOMixer(options.dim, 1, fraction=options.fraction, num_bands=options.num_bands, activation="none", latitude=options.latitude)
@@ -117,6 +123,7 @@ def _identity(options: MixerOptions) -> nn.Module:
 
 MIXERS: dict[MixerName, Callable[[MixerOptions], nn.Module]] = {
     "afno": _afno,
+    "legacy": _legacy,
     "fno": _fno,
     "gfn": _gfn,
     "attention": _attention,

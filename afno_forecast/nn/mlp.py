@@ -9,16 +9,19 @@ Axes: N token, D channel, F hidden channel.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_PIECE_ELEMENTS = 2**18
+_PIECE_ELEMENTS = 2**20
+_scratch = threading.local()
 
 
-def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear, *, residual: Tensor | None = None, keep_hidden: bool = True) -> Tensor:
+def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear, *, residual: Tensor | None = None,
+             keep_hidden: bool = True) -> Tensor:
     """residual + second(gelu(first(norm(x)))).
 
     Args:
@@ -36,15 +39,32 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear,
     flat_ND = x.flatten(0, -2)
     flat_residual_ND = None if residual is None else residual.flatten(0, -2)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-        out: Tensor = _NormMLP.apply(flat_ND, flat_residual_ND, *weights, norm.eps, dtype, keep_hidden)  # type: ignore[no-untyped-call]
+        out: Tensor = _NormMLP.apply(flat_ND, flat_residual_ND, norm.eps, dtype, keep_hidden, *weights)  # type: ignore[no-untyped-call]
     else:
         out, _ = _forward(flat_ND, flat_residual_ND, weights, norm.eps, dtype, keep_hidden=False)
     return out.view_as(x)
 
 
 def _pieces(num_tokens: int, num_hidden: int) -> list[slice]:
-    size = max(_PIECE_ELEMENTS // num_hidden, 64)
-    return [slice(start, start + size) for start in range(0, num_tokens, size)]
+    size = max(_PIECE_ELEMENTS // num_hidden, 256)
+    return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+
+
+def _workspace(num_tokens: int, num_hidden: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two buffers (tokens, F) for the values of a piece.
+
+    On a CPU they belong to the thread and are used again: fresh memory costs its page faults, several times the GELU itself.
+    """
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        first, second = (torch.empty(num_tokens, num_hidden, dtype=dtype, device=device) for _ in range(2))
+        return first, second
+    buffers: dict[torch.dtype, Tensor] = _scratch.__dict__.setdefault("buffers", {})
+    size = num_tokens * num_hidden
+    if dtype not in buffers or buffers[dtype].shape[1] < size:
+        with torch.inference_mode(False):
+            buffers[dtype] = torch.empty(2, size, dtype=dtype)
+    first, second = buffers[dtype][:, :size].view(2, num_tokens, num_hidden)
+    return first, second
 
 
 def _forward(x_ND: Tensor, residual_ND: Tensor | None, weights: tuple[Tensor, ...], eps: float, dtype: torch.dtype, *,
@@ -53,36 +73,32 @@ def _forward(x_ND: Tensor, residual_ND: Tensor | None, weights: tuple[Tensor, ..
     first_FD, first_bias, second_DF = (w.to(dtype) for w in (first_FD, first_bias, second_DF))
     residual_ND = x_ND if residual_ND is None else residual_ND
     out_ND = torch.empty_like(x_ND)
-    hidden_NF = x_ND.new_empty(x_ND.shape[0], first_FD.shape[0], dtype=dtype) if keep_hidden else None
+    num_hidden = first_FD.shape[0]
+    pieces = _pieces(x_ND.shape[0], num_hidden)
+    hidden_NF = x_ND.new_empty(x_ND.shape[0], num_hidden, dtype=dtype) if keep_hidden else None
     with torch.autocast(x_ND.device.type, enabled=False):
-        for piece in _pieces(x_ND.shape[0], first_FD.shape[0]):
+        for piece in pieces:
+            _, buffer = _workspace(pieces[0].stop, num_hidden, dtype, x_ND.device)
+            active = buffer[: piece.stop - piece.start]
             normed = nn.functional.layer_norm(x_ND[piece], gamma.shape, gamma, beta, eps).to(dtype)
-            if hidden_NF is None:
-                hidden = torch.addmm(first_bias, normed, first_FD.t())
-            else:
-                hidden = torch.addmm(first_bias, normed, first_FD.t(), out=hidden_NF[piece])
-            active = nn.functional.gelu(hidden)
+            hidden = torch.addmm(first_bias, normed, first_FD.t(), out=active if hidden_NF is None else hidden_NF[piece])
+            torch.ops.aten.gelu.out(hidden, out=active)
             out = out_ND[piece]
             torch.add(residual_ND[piece], second_bias, out=out)
-            if dtype == out.dtype:
-                out.addmm_(active, second_DF.t())
-            else:
-                out += active @ second_DF.t()
+            _add_product(out, active, second_DF.t())
     return out_ND, hidden_NF
 
 
 class _NormMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, residual_ND: Tensor | None, gamma: Tensor, beta: Tensor, first_FD: Tensor, first_bias: Tensor,
-                second_DF: Tensor, second_bias: Tensor, eps: float, dtype: torch.dtype, keep_hidden: bool) -> Tensor:
-        weights = (gamma, beta, first_FD, first_bias, second_DF, second_bias)
+    def forward(ctx: Any, x_ND: Tensor, residual_ND: Tensor | None, eps: float, dtype: torch.dtype, keep_hidden: bool, *weights: Tensor) -> Tensor:
         out, hidden = _forward(x_ND, residual_ND, weights, eps, dtype, keep_hidden=keep_hidden)
-        ctx.save_for_backward(x_ND, hidden, gamma, beta, first_FD, first_bias, second_DF)
+        ctx.save_for_backward(x_ND, hidden, *weights[:-1])
         ctx.eps, ctx.dtype, ctx.own_residual = eps, dtype, residual_ND is None
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, hidden_NF, gamma, beta, first_FD, first_bias, second_DF = ctx.saved_tensors
         dtype, shape = ctx.dtype, list(gamma.shape)
@@ -91,13 +107,16 @@ class _NormMLP(torch.autograd.Function):
         x_gradient_ND = torch.empty_like(x_ND)
         sums = [torch.zeros_like(w) for w in (gamma, beta, first_FD, first_bias, second_DF)]
         gamma_sum, beta_sum, first_sum, bias_sum, second_sum = sums
-        for piece in _pieces(x_ND.shape[0], first_FD.shape[0]):
+        pieces = _pieces(x_ND.shape[0], len(first))
+        for piece in pieces:
+            one, two = (buffer[: piece.stop - piece.start] for buffer in _workspace(pieces[0].stop, len(first), dtype, x_ND.device))
             normed, mean, deviation = torch.native_layer_norm(x_ND[piece], shape, gamma, beta, ctx.eps)
             low = normed.to(dtype)
             hidden = torch.addmm(bias, low, first.t()) if hidden_NF is None else hidden_NF[piece]
             above = gradient_ND[piece].to(dtype)
-            _add_product(second_sum, above.t(), nn.functional.gelu(hidden))
-            hidden_gradient = torch.ops.aten.gelu_backward(above @ second, hidden)
+            _add_product(second_sum, above.t(), torch.ops.aten.gelu.out(hidden, out=one))
+            torch.mm(above, second, out=one)
+            hidden_gradient = torch.ops.aten.gelu_backward.grad_input(one, hidden, grad_input=two)
             _add_product(first_sum, hidden_gradient.t(), low)
             bias_sum += hidden_gradient.sum(0, dtype=bias_sum.dtype)
             below = (hidden_gradient @ first).to(x_ND.dtype)
@@ -109,7 +128,7 @@ class _NormMLP(torch.autograd.Function):
                 torch.add(part, gradient_ND[piece], out=x_gradient_ND[piece])
             else:
                 x_gradient_ND[piece] = part
-        return (x_gradient_ND, None if ctx.own_residual else gradient_ND, *sums, gradient_ND.sum(0), None, None, None)
+        return (x_gradient_ND, None if ctx.own_residual else gradient_ND, None, None, None, *sums, gradient_ND.sum(0))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Boundary = Literal["sphere", "sphere_with_poles", "periodic", "limited"]
-BOUNDARIES: tuple[Boundary, ...] = ("sphere", "sphere_with_poles", "periodic", "limited")
+Boundary = Literal["sphere", "sphere_with_poles", "band", "periodic", "limited"]
+BOUNDARIES: tuple[Boundary, ...] = ("sphere", "sphere_with_poles", "band", "periodic", "limited")
+_EDGE_ROWS = ("band", "limited")
 
 
 def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, int], boundary: Boundary) -> Tensor:
@@ -25,8 +26,9 @@ def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, i
         rows: rows to add before and after, one number or (before, after).
         columns: columns to add before and after, one number or (before, after).
         boundary: `sphere`: cell centres, the poles lie half a row beyond the outermost rows. `sphere_with_poles`: the outermost
-            rows lie on the poles, so they are not repeated. `periodic`: both axes wrap around. `limited`: a limited area,
-            edges are repeated. Longitude wraps around in all but the last.
+            rows lie on the poles, so they are not repeated. `band`: all longitudes but not both poles, such as a hemisphere: the
+            outermost rows are repeated. `periodic`: both axes wrap around. `limited`: a limited area, edges are repeated. Longitude
+            wraps around in all but the last.
 
     Returns:
         (B, C, H + rows, W + columns), the same type.
@@ -57,6 +59,8 @@ def _check(x_BCHW: Tensor, edges: tuple[int, int, int, int], boundary: Boundary)
         return
     num_rows, num_columns = x_BCHW.shape[-2:]
     most_rows = num_rows - 1 if boundary == "sphere_with_poles" else num_rows
+    if boundary == "band":
+        most_rows = max(edges[:2])
     if max(edges[:2]) > most_rows or max(edges[2:]) > num_columns:
         raise ValueError(
             f"{num_rows} x {num_columns} cells are too few to pad by {max(edges[:2])} rows and {max(edges[2:])} columns with "
@@ -101,14 +105,15 @@ class _Pad(torch.autograd.Function):
         )
         middle = padded[..., left : left + num_columns]
         middle[..., top : top + num_rows, :] = x_BCHW
-        if boundary == "limited":
+        if boundary in _EDGE_ROWS:
             middle[..., :top, :] = x_BCHW[..., :1, :]
             middle[..., top + num_rows :, :] = x_BCHW[..., -1:, :]
+        if boundary == "limited":
             padded[..., :left] = middle[..., :1]
             padded[..., left + num_columns :] = middle[..., -1:]
             return padded
         for source, place in zip(_row_sources(num_rows, top, bottom, boundary), (slice(0, top), slice(top + num_rows, None)), strict=True):
-            if source.start < source.stop:
+            if source.start < source.stop and boundary not in _EDGE_ROWS:
                 beyond = x_BCHW[..., source, :]
                 middle[..., place, :] = beyond if boundary == "periodic" else _half_turn(beyond.flip(-2))
         padded[..., :left] = middle[..., num_columns - left :]
@@ -135,7 +140,7 @@ class _Pad(torch.autograd.Function):
             middle[..., :right] += after
         inner = middle[..., top : top + num_rows, :].contiguous(memory_format=_format(gradient))
         above, below = middle[..., :top, :], middle[..., top + num_rows :, :]
-        if ctx.boundary == "limited":
+        if ctx.boundary in _EDGE_ROWS:
             inner[..., :1, :] += above.sum(-2, keepdim=True)
             inner[..., -1:, :] += below.sum(-2, keepdim=True)
             return inner, None, None

@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "forecast": (4, NAMED | {"torch", "zarr", "netCDF4", "numcodecs", "google_crc32c"}), "verify": (4, NAMED | {"torch", "netCDF4", "zarr"}),
     "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic"}),
     "plot": (5, NAMED | {"matplotlib", "mpl_toolkits", "cartopy", "shapely", "PIL"}),
-    "experiment": (6, NAMED | {"torch", "pydantic"}), "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
+    "experiment": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}), "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}),
     "cli_open": (7, NAMED | {"netCDF4"}),
 }
@@ -184,14 +184,15 @@ def _calls(path: Path) -> Iterator[ast.Call]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_nothing_is_unpickled_or_evaluated(path: Path):
-    used = {n.split(".")[0] for n in imports(path)}
+    used = {n.split(".")[0] for n in imports(path) if n != "pickle.UnpicklingError"}  # the name of what loading raises
     assert not used & {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for call in _calls(path):
         text = ast.unparse(call.func)
         assert text not in ("eval", "exec", "compile", "__import__"), f"{name_of(path)}:{call.lineno} {text}"
-        assert text not in ("torch.load", "torch.save") or path.stem == "legacy", f"{name_of(path)}:{call.lineno} {text}"
+        assert text not in ("torch.load", "torch.save") or name_of(path) == "convert.py", f"{name_of(path)}:{call.lineno} {text}"
         assert not text.endswith("yaml.load") and text != "yaml.unsafe_load", f"{name_of(path)}:{call.lineno} {text}"
         given = {word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)}
+        assert text != "torch.load" or given.get("weights_only") is True, f"{name_of(path)}:{call.lineno} torch.load without weights_only"
         assert given.get("allow_pickle") is not True, f"{name_of(path)}:{call.lineno} allow_pickle=True"
         assert given.get("strict") is not False or text == "zip", f"{name_of(path)}:{call.lineno} strict=False"
 

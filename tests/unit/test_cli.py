@@ -17,7 +17,7 @@ from afno_forecast import cli, cli_data, cli_exit, errors
 from afno_forecast.cli_options import NamesList, Numbers
 
 COMMANDS = {
-    (): {"demo", "doctor", "info", "data", "train", "rollout", "evaluate", "plot", "config"}, ("data",): {"inspect", "build", "sample"},
+    (): {"demo", "doctor", "info", "data", "train", "convert", "rollout", "evaluate", "plot", "config"}, ("data",): {"inspect", "build", "sample"},
     ("plot",): {"map", "compare", "animate", "scores", "report"}, ("config",): {"validate", "dump", "schema"},
 }
 

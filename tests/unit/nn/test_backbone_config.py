@@ -27,7 +27,7 @@ def test_plain_data_become_a_configuration() -> None:
         ({"kind": "plain", "pach": [2, 2]}, "Unexpected keyword"),
         ({"kind": "plain", "patch": [0, 2]}, "positive"),
         ({"kind": "plain", "width": 30}, "30 channels cannot be divided into 8 equal blocks"),
-        ({"kind": "plain", "mixer": "fourier"}, "'afno', 'fno', 'gfn', 'attention' or 'identity'"),
+        ({"kind": "plain", "mixer": "fourier"}, "'afno', 'legacy', 'fno', 'gfn', 'attention' or 'identity'"),
         ({"kind": "plain", "fraction": 1.5}, r"fraction must be in \(0, 1\], not 1.5"),
         ({"kind": "plain", "mixer": "gfn"}, "tokens"),
         ({"kind": "plain", "tokens": [4, 4]}, "tokens"),
