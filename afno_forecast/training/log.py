@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -50,8 +51,9 @@ class RunLog:
         self._writer.writerow((train_step, rollout, repr(loss), repr(gradient_norm), repr(learning_rate)))
 
     def event(self, kind: str, **values: object) -> None:
-        """One line of `events.jsonl`."""
-        self._events.write(json.dumps({"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **values}) + "\n")
+        """One line of `events.jsonl`; a number that is not finite is null, which JSON has no other word for."""
+        line = {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **values}
+        self._events.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self._events.flush()
 
     def progress(self, spent: float, text: str, seconds_left: float) -> None:
@@ -81,6 +83,15 @@ class RunLog:
         self._events.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def _finite(value: object) -> object:
+    """The value with None for every float in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _clock(seconds: float) -> str:
