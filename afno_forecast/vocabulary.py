@@ -88,15 +88,17 @@ def find_variable(name: str) -> Variable | None:
 def split_name(text: str) -> tuple[str, int | None]:
     """(variable, level in hPa or None) of `z500`, `z_500`, `geopotential@500`, `t2m`, `10u`, `2m_temperature`, `vorticity`.
 
-    A name outside the vocabulary keeps its spelling; `name@level` sets a level on any name.
+    A name outside the vocabulary keeps its spelling; `name@level` sets a level on any name, and what is no level makes the whole an unknown name.
     """
     known = find_variable(text)
     if known is not None:
         return known.name, None
     if "@" in text:
         name, _, level = text.partition("@")
+        if not (name and level.isascii() and level.isdecimal() and len(level) < 10):
+            return text, None
         known = find_variable(name)
-        return (known.name if known else name), (int(level) if level.isdigit() else None)
+        return (known.name if known else name), int(level)
     match = _LEVEL.fullmatch(text)
     if match:
         known = find_variable(match["name"].rstrip("_"))
