@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +165,13 @@ def _assemble(scorers: dict[str, Scorer], plan: _Plan, skipped: NDArray[np.int64
 
 
 def default_name(model: str, target: str, grid: Grid, year: int | str) -> str:
-    """WeatherBench's name of a score file: `<model>_vs_<target>_<lonxlat>_<year>.nc`."""
-    return f"{model}_vs_{target}_{grid.shape[1]}x{grid.shape[0]}_{year}.nc"
+    """WeatherBench's name of a score file: `<model>_vs_<target>_<lonxlat>_<year>.nc`; of the names only letters, digits and `._-` are kept."""
+    return f"{_file_name_part(model)}_vs_{_file_name_part(target)}_{grid.shape[1]}x{grid.shape[0]}_{_file_name_part(str(year))}.nc"
+
+
+def _file_name_part(text: str) -> str:
+    """Names come from files of others: nothing of them may lead out of a folder, hide a file or steer a terminal."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:100] or "unnamed"
 
 
 def write_scores(scores: xr.Dataset, path: Path) -> tuple[Path, Path]:

@@ -103,6 +103,17 @@ def test_scores_in_a_folder_are_named_as_weatherbench_does(files, tmp_path: Path
     assert [p.name for p in tmp_path.glob("*.nc")] == ["still_vs_analyses_9x5_2001.nc"]
 
 
+@pytest.mark.parametrize(("model", "name"), [("../../escaped", "escaped"), ("/etc/x y", "etc_x_y"), ("..", "unnamed"), ("a\x1b[2J", "a_2J"),
+                                             ("\N{GREEK SMALL LETTER ALPHA}", "unnamed"), ("w" * 300, "w" * 100)])
+def test_what_a_forecast_calls_its_model_does_not_choose_the_folder_of_the_scores(files, tmp_path: Path, model: str, name: str):
+    with xr.open_dataset(files["forecast"], decode_timedelta=True) as ds:
+        ds.assign_attrs(model=model).to_netcdf(tmp_path / "fc.nc", encoding={"prediction_timedelta": {"dtype": "int64", "units": "hours"}})
+    out = tmp_path / "a" / "b" / "c"
+    out.mkdir(parents=True)
+    list(cli_open.score(tmp_path / "fc.nc", [files["source"]], out, None, ["global"]))
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.nc")) == [f"a/b/c/{name}_vs_analyses_9x5_2001.nc", "fc.nc"]
+
+
 def test_scores_under_another_suffix_are_refused_before_anything_is_read(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"neither a \.nc file nor a folder"):
         next(cli_open.score(tmp_path / "absent.zarr", [tmp_path], tmp_path / "scores.csv", None, None))
