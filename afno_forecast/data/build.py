@@ -27,7 +27,7 @@ from ..errors import ConfigError, DataError, ResourceError
 from ..times import common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
 from . import layout as disk
 from .blocks import BlockReader
-from .climatology import NUM_DAYS, smooth_days, year_length
+from .climatology import NUM_DAYS, pool_days, smooth_days, year_length
 from .layout import CHUNK_BYTES, SHARD_BYTES
 from .plan import Plan, make_plan, period_text
 from .provenance import provenance, simulated_text
@@ -297,37 +297,34 @@ class _Builder:
 
     def _write_climatology(self, hour: int, group: int) -> None:
         plan, layout = self._plan, self._plan.layout
-        members = self._times_by_day(int(plan.hours[hour]))
+        times, period = plan.times, plan.period
+        chosen = np.flatnonzero((times.seconds >= period[0]) & (times.seconds <= period[1]) & (times.second_of_day() == plan.hours[hour] * 3600))
+        members, circle = pool_days(times.at(chosen))
         channels = layout.group(group)
         shape = (channels.stop - channels.start, *layout.shape)
 
         def day_sum(day: int) -> tuple[NDArray[np.float64], int]:
             total = np.zeros(shape)
-            for time in members.get(day + 1, ()):
-                total += self._chunk(time, group)
+            for position in members.get(day + 1, ()):
+                total += self._chunk(int(chosen[position]), group)
             return total, len(members.get(day + 1, ()))
 
         array = disk.open_array(self._root, "climatology")
         folder = self._root / "climatology" / "c"
         buffer = np.full((layout.days_per_shard, *shape), np.nan, np.float32)
-        smooth = smooth_days(day_sum, year_length(plan.times.calendar))
+        # a record without day 366 gives it what day 365 has; a calendar without leap days has none of it
+        beyond = np.full(shape, np.nan, np.float32)
+        smooth = smooth_days(day_sum, circle)
         for number, first in enumerate(range(0, NUM_DAYS, layout.days_per_shard)):
             last = min(NUM_DAYS, first + layout.days_per_shard)
             for day in range(first, last):
-                buffer[day - first] = next(smooth, np.nan)  # a calendar of fewer days leaves the last ones without data
+                buffer[day - first] = next(smooth, beyond)
+                if day + 1 == circle == year_length(times.calendar) - 1:
+                    beyond = buffer[day - first].copy()
             shard = folder / str(number) / str(hour) / str(group) / "0" / "0"
             shard.unlink(missing_ok=True)
             array[first:last, hour, channels] = buffer[:last - first]
             disk.flush([shard])
-
-    def _times_by_day(self, hour: int) -> dict[int, list[int]]:
-        """Positions of the times at an hour inside the period, by day of year."""
-        times, period = self._plan.times, self._plan.period
-        chosen = np.flatnonzero((times.seconds >= period[0]) & (times.seconds <= period[1]) & (times.second_of_day() == hour * 3600))
-        members: dict[int, list[int]] = {}
-        for index, day in zip(chosen, times.at(chosen).day_of_year(), strict=True):
-            members.setdefault(int(day), []).append(int(index))
-        return members
 
     def _attributes(self, statistics: Statistics) -> dict[str, Any]:
         plan = self._plan

@@ -1,7 +1,7 @@
 """Climatology: the expected state for a day of year and an hour, smoothed over 61 days with triangular weights.
 
 The definition is WeatherBench 2's: for each hour, all years' days pooled with weights that fall linearly from 1 on the day to 0
-thirty days away, circular over the year.
+thirty days away, circular over the year. Where the record holds a day 366, a year without one counts its day 365 as day 366 too.
 """
 
 # N time, C channel, H latitude row, W longitude column
@@ -28,6 +28,33 @@ _YEAR_LENGTH = {"noleap": 365, "360_day": 360}
 def year_length(calendar: str) -> int:
     """Days in the longest year of a calendar: the circle over which the window wraps."""
     return _YEAR_LENGTH.get(canonical_calendar(calendar), NUM_DAYS)
+
+
+def pool_days(times: TimeAxis) -> tuple[dict[int, list[int]], int]:
+    """The states that each day of the year pools, and the days of the circle over which the window wraps.
+
+    As in WeatherBench 2, the circle is of 366 days when any year holds day 366; the other years then give their day 365 once more
+    for it. Without such a year it is of 365 days.
+
+    Args:
+        times: instants of one hour of the day.
+
+    Returns:
+        positions on `times` by day of year, from 1; number of days in the circle.
+    """
+    members: dict[int, list[int]] = {}
+    ends: dict[int, dict[int, list[int]]] = {}
+    for index, (date, day) in enumerate(zip(times.dates(), times.day_of_year(), strict=True)):
+        members.setdefault(int(day), []).append(index)
+        if day >= NUM_DAYS - 1:
+            ends.setdefault(date.year, {}).setdefault(int(day), []).append(index)
+    longest = year_length(times.calendar)
+    if longest < NUM_DAYS or NUM_DAYS not in members:
+        return members, min(longest, NUM_DAYS - 1)
+    for end in ends.values():
+        if NUM_DAYS not in end:
+            members[NUM_DAYS] += end[NUM_DAYS - 1]
+    return members, NUM_DAYS
 
 
 def smooth_days(day_sum: Callable[[int], tuple[Float, int]], days: int) -> Iterator[NDArray[np.float32]]:
@@ -101,7 +128,7 @@ class Climatology:
             calendar: must be the store's.
 
         Returns:
-            float32 in physical units, shape (N, C, H, W); NaN on days whose window held no data (see `covers`).
+            float32 in physical units, shape (N, C, H, W); NaN on days whose window held no data.
 
         Raises:
             DataError: another calendar, an hour it does not hold, or a damaged chunk.
@@ -114,11 +141,6 @@ class Climatology:
                 part = out[n, group * size:(group + 1) * size]
                 part[...] = self._chunk((int(day), int(hour), group, 0, 0))[0, 0, :len(part)]
         return out
-
-    def covers(self, seconds: NDArray[np.int64], calendar: str) -> NDArray[np.bool_]:
-        """Whether each instant's day and hour hold data; shape (N,). Raises DataError as `at` does."""
-        days, hours = self._place(seconds, calendar)
-        return np.asarray([bool(np.isfinite(self._chunk((int(d), int(h), 0, 0, 0))[0, 0, 0]).all()) for d, h in zip(days, hours, strict=True)])
 
     def _place(self, seconds: NDArray[np.int64], calendar: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions along day of year and hour; each of shape (N,)."""

@@ -34,10 +34,6 @@ class Statistics:
     tendency_std: Float
     period: tuple[int, int]
 
-    def select(self, index: NDArray[np.int64]) -> Statistics:
-        """The statistics of some channels, in the order of `index`."""
-        return Statistics(self.mean[index], self.std[index], self.minimum[index], self.maximum[index], self.tendency_std[index], self.period)
-
 
 @dataclass(frozen=True, eq=False)
 class Moments:
