@@ -104,8 +104,7 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
     rows_IT = states.index_of((inits[:, None] - past[None, :]).ravel()).reshape(len(inits), forecaster.history)
     leads = np.arange(1, lead_time // forecaster.time_step + 1, dtype=np.int64) * forecaster.time_step
     name = _model_name(model)
-    manifest = json.loads((Path(model) / model_folder.MANIFEST).read_text())
-    identity = hashlib.sha256(json.dumps([manifest["files"], str(data), inits.tolist(), leads.tolist()], sort_keys=True).encode()).hexdigest()
+    identity = _identity(model, states, rows_IT, inits, leads)
     attrs = {"title": f"Forecast of {name}", "source": f"afno_forecast {__version__}, model {name}", "model": name}
     attrs |= {key: str(states.attrs[key]) for key in ("institution", "license") if states.attrs.get(key)}
     with ForecastWriter(Path(out), channels=forecaster.channels, orientation=states.orientation, init_seconds=inits, lead_seconds=leads,
@@ -119,6 +118,18 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
             echo(f"{min(first + batch_size, len(todo))} of {len(todo)} forecasts of {format_duration(lead_time)}, "
                  f"last from {format_instant(int(inits[chosen[-1]]), states.times.calendar)}")
     return Path(out)
+
+
+def _identity(model: Path, states: States, rows_IT: NDArray[np.int64], inits: NDArray[np.int64], leads: NDArray[np.int64]) -> str:
+    """Hash of what a forecast follows from: the files of the model, the initial states themselves, wherever they lie, and the times.
+
+    Raises DataError for a missing value in any of the states, before anything is written.
+    """
+    manifest = json.loads((Path(model) / model_folder.MANIFEST).read_text())
+    digest = hashlib.sha256(json.dumps([manifest["files"], inits.tolist(), leads.tolist()], sort_keys=True).encode())
+    for row in np.unique(rows_IT):
+        digest.update(np.ascontiguousarray(states.read([row]), dtype="<f4"))
+    return digest.hexdigest()
 
 
 @torch.inference_mode()

@@ -101,6 +101,37 @@ def test_an_init_that_is_none_is_refused(init: str, tiny_model: Path, tiny_weath
         forecast(tiny_model, tiny_weather, tmp_path / "fc.nc", init=init)
 
 
+def test_a_forecast_of_data_that_were_replaced_under_their_name_is_another_forecast(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    weather.to_netcdf(tmp_path / "data.nc")
+    forecast(tiny_model, tmp_path / "data.nc", tmp_path / "fc.nc")
+    changed = weather.copy(deep=True)
+    changed["t2m"].loc[{"time": INIT}] += 1
+    changed.to_netcdf(tmp_path / "data.nc")
+    with pytest.raises(ConfigError, match=r"forecast of another model, other data"):
+        forecast(tiny_model, tmp_path / "data.nc", tmp_path / "fc.nc")
+
+
+def test_the_same_data_from_another_folder_continue_the_forecast(tiny_model: Path, weather: xr.Dataset, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    weather.to_netcdf(tmp_path / "data.nc")
+    monkeypatch.chdir(tmp_path)
+    first = forecast(tiny_model, Path("data.nc"), tmp_path / "fc.nc")
+    written = (tmp_path / "fc.nc").stat().st_mtime_ns
+    monkeypatch.chdir(tmp_path / "folder")
+    xr.testing.assert_identical(forecast(tiny_model, Path("../data.nc"), tmp_path / "fc.nc"), first)
+    assert (tmp_path / "fc.nc").stat().st_mtime_ns == written
+
+
+def test_a_missing_value_in_any_first_state_is_found_before_anything_is_written(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    ds = weather.copy(deep=True)
+    ds["t2m"].loc[{"time": "2001-01-21T06"}][2, 3] = np.nan
+    ds.to_netcdf(tmp_path / "holes.nc")
+    with pytest.raises(DataError, match="2m_temperature"):
+        forecast(tiny_model, tmp_path / "holes.nc", tmp_path / "fc.zarr", init="2001-01-20T06/2001-01-21T06/6h", batch_size=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["holes.nc"]
+
+
 def test_first_and_last(tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
     assert forecast(tiny_model, tiny_weather, tmp_path / "a.nc", init="first").time.values[0] == np.datetime64("2001-01-01")
     assert forecast(tiny_model, tiny_weather, tmp_path / "b.nc", init="last").time.values[0] == np.datetime64("2001-02-09T18")
