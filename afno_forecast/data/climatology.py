@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import DataError
+from ..grid import Grid
 from ..times import TimeAxis, canonical_calendar
 from .reader import BadChunk, ChunkedArray
 
@@ -108,17 +109,19 @@ class Climatology:
         hours: hours of the day it holds; int64, shape (K,).
         channels: its channels in order.
         calendar: the calendar its days of year are counted in.
+        grid: canonical grid of its fields.
     """
 
-    def __init__(self, path: Path, hours: NDArray[np.int64], channels: ChannelSet, calendar: str) -> None:
+    def __init__(self, path: Path, hours: NDArray[np.int64], channels: ChannelSet, calendar: str, grid: Grid) -> None:
         self._array = ChunkedArray(path)
         self.path = path
         self.hours = hours
         self.channels = channels
         self.calendar = calendar
-        if self._array.shape[:3] != (NUM_DAYS, len(hours), len(channels)):
-            raise DataError(f"a climatology of shape {self._array.shape} for {len(hours)} hours and {len(channels)} channels", where=str(path),
-                            fix="build the store again")
+        self.grid = grid
+        if self._array.shape != (NUM_DAYS, len(hours), len(channels), *grid.shape):
+            raise DataError(f"a climatology of shape {self._array.shape} for {len(hours)} hours, {len(channels)} channels and "
+                            f"{grid.shape[0]}x{grid.shape[1]} cells", where=str(path), fix="build the store again")
 
     def at(self, seconds: NDArray[np.int64], calendar: str) -> NDArray[np.float32]:
         """Expected states at valid times.

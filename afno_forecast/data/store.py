@@ -162,7 +162,8 @@ class Store:
         """The climatology, or None when the store was built without. Raises DataError."""
         if not self.attrs.get("climatology"):
             return None
-        return Climatology(self.path / "climatology", self._small("hour").astype(np.int64), self.channels, self.times.calendar)
+        return Climatology(self.path / "climatology", self._small("hour").astype(np.int64), self.channels, self.times.calendar,
+                           self.grid)
 
     def verify(self) -> list[str]:
         """Read every chunk; one line for each that is missing or damaged, with file, date and channels; empty when all is well."""

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from .. import vocabulary
 from ..channels import ChannelSet
-from ..errors import DataError, ResourceError
+from ..errors import DataError, ResourceError, printable
 from ..grid import Grid
 from ..times import TimeAxis, format_duration
-from .baselines import climatology_states, persistence
+from .baselines import climatology_states, persistence, require_climatology_fits
 from .forecasts import forecast_channels, forecast_grid, open_forecast, read_channels
 from .scores import Scorer, pick, scored_channels
 
@@ -60,12 +60,15 @@ def evaluate(forecast: xr.Dataset | Path, truth: States, *, climatology: Climato
         `_persistence` and `_climatology`; `num_inits` and `num_inits_skipped` per lead; attribute `notes`: all that is not scored.
 
     Raises:
-        DataError: another grid or calendar, no common channel, a lead the forecast lacks, or nothing the truth covers.
+        DataError: another grid or calendar, a climatology of another grid or in other units, no common channel, a lead the
+            forecast lacks, or nothing the truth covers.
         DivergenceError: a forecast that is not finite.
     """
     ds = forecast if isinstance(forecast, xr.Dataset) else open_forecast(forecast)
     _require_same(forecast_grid(ds, wraps=truth.grid.periodic), truth.grid, TimeAxis.from_xarray(ds["time"]).calendar, truth.times.calendar)
     plan = _plan(ds, truth.channels, leads)
+    if climatology is not None:
+        require_climatology_fits(climatology, plan.channels, truth.grid)
     calendar = truth.times.calendar
     scorers = {kind: Scorer(plan.channels, truth.grid, regions=regions, calendar=calendar, missing_ok=kind == "_climatology")
                for kind in ("", "_persistence", "_climatology")}
@@ -237,7 +240,7 @@ def format_table(scores: xr.Dataset, variables: Sequence[str] = ("z500", "t850",
             lines.append(_table_line(lead, *values))
         lines.append("")
     notes = [f"note: {line}" for line in str(scores.attrs.get("notes", "")).splitlines() if line]
-    return "\n".join([*lines, *notes]).rstrip() + "\n"
+    return "\n".join(printable(line) for line in (*lines, *notes)).rstrip() + "\n"
 
 
 def _table_line(lead: int, model: float, persistence_rmse: float, climatology_rmse: float) -> str:

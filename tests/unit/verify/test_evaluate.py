@@ -56,6 +56,8 @@ class Clim:
     state: np.ndarray
     channels: ChannelSet = CHANNELS
     blank_from: int = 1 << 60
+    grid: LatLonGrid = field(default_factory=lambda: GRID)
+    path: Path = Path("clim.zarr/climatology")
 
     def at(self, seconds: np.ndarray, calendar: str) -> np.ndarray:
         return np.stack([self.state if s < self.blank_from else np.full_like(self.state, np.nan) for s in seconds])
@@ -84,6 +86,17 @@ def case(tmp_path: Path, name: str = "fc.zarr", error: float = 1.0) -> tuple[Pat
     inits, leads = analyses.times.seconds[:6:2], 6 * HOUR * np.arange(1, 5, dtype=np.int64) * 2
     fields = np.stack([[analyses.fields[min(2 * i + 2 * (k + 1), 8)] + error for k in range(4)] for i in range(3)]).astype(np.float32)
     return write(tmp_path / name, fields, inits, leads), analyses
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"grid": LatLonGrid(GRID.latitude, GRID.longitude + 9)}, r"climatology is on 6x10 .*longitude 9\.\.333; the truth on 6x10 .*longitude 0\.\."),
+    ({"channels": ChannelSet((Channel("2m_temperature", None, "degC"), *CHANNELS.channels[1:]))}, "2m_temperature comes in 'degC', wanted 'K'"),
+])
+def test_a_climatology_of_another_grid_or_unit_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    path, analyses = case(tmp_path)
+    with pytest.raises(DataError, match=words) as caught:
+        evaluate(path, analyses, climatology=Clim(analyses.fields[0], **change))
+    assert caught.value.where == "clim.zarr/climatology"
 
 
 def test_scores_baselines_and_counts(tmp_path: Path) -> None:
