@@ -10,7 +10,7 @@ import click
 
 from . import __version__
 from .cli_data import data
-from .cli_exit import Guard
+from .cli_exit import Guard, say
 from .cli_options import PATH, GridSize, NamesList
 from .cli_plot import plot
 
@@ -49,7 +49,7 @@ def demo(out: Path) -> None:
     """
     from .demo import run_demo
 
-    run_demo(out, echo=click.echo)
+    run_demo(out, echo=say)
 
 
 @cli.command()
@@ -61,7 +61,7 @@ def doctor() -> None:
     from .doctor import examine, format_findings
 
     findings = examine(Path.cwd())
-    click.echo(format_findings(findings))
+    say(format_findings(findings))
     if any(f.state == "fails" for f in findings):
         sys.exit(5)
 
@@ -75,7 +75,7 @@ def info(path: Path) -> None:
     """
     from .cli_open import describe
 
-    click.echo(describe(path))
+    say(describe(path))
 
 
 @cli.command()
@@ -87,8 +87,8 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
     experiment = _load(config, overrides)
     from .experiment import run_training
 
-    folder = run_training(experiment, resume=resume, echo=click.echo)
-    click.echo(f"model: {folder}")
+    folder = run_training(experiment, resume=resume, echo=say)
+    say(f"model: {folder}")
 
 
 @cli.command()
@@ -113,7 +113,7 @@ def convert(checkpoint: Path, out: Path, channels: tuple[str, ...], means: Path,
     from .times import parse_duration
 
     published = Published(channels, grid, parse_duration(time_step), fraction, shrink, double_skip=not single_skip)
-    make(checkpoint, out, published, means=means, stds=stds, echo=click.echo)
+    make(checkpoint, out, published, means=means, stds=stds, echo=say)
 
 
 @cli.command()
@@ -134,8 +134,8 @@ def rollout(model: Path, sources: tuple[Path, ...], init: str, lead_time: str, o
 
     seconds = parse_duration(lead_time)
     data_paths = sources[0] if len(sources) == 1 else sources
-    produce_forecast(model, data_paths, init=init, lead_time=seconds, out=out, format=file_format, batch_size=batch_size, echo=click.echo)  # type: ignore[arg-type]
-    click.echo(f"forecast: {out}")
+    produce_forecast(model, data_paths, init=init, lead_time=seconds, out=out, format=file_format, batch_size=batch_size, echo=say)  # type: ignore[arg-type]
+    say(f"forecast: {out}")
 
 
 @cli.command()
@@ -152,7 +152,7 @@ def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: P
     from .cli_open import score
 
     for line in score(forecast, truths, out, climatology, regions):
-        click.echo(line)
+        say(line)
 
 
 @cli.group()
@@ -166,7 +166,7 @@ def config() -> None:
 def validate(path: Path, overrides: tuple[str, ...]) -> None:
     """List everything wrong with an experiment file, with lines and nearest names."""
     _load(path, overrides)
-    click.echo(f"{path}: valid")
+    say(f"{path}: valid")
 
 
 @config.command("dump")
@@ -177,7 +177,7 @@ def dump(path: Path, overrides: tuple[str, ...]) -> None:
     experiment = _load(path, overrides)
     from .config import dump_config
 
-    click.echo(dump_config(experiment), nl=False)
+    say(dump_config(experiment), end="")
 
 
 @config.command("schema")
@@ -189,11 +189,11 @@ def schema(kind: str) -> None:
     if kind == "recipe":
         from .data.build import BuildRecipe
 
-        click.echo(json_schema(BuildRecipe))
+        say(json_schema(BuildRecipe))
     else:
         from .experiment import Experiment
 
-        click.echo(json_schema(Experiment))
+        say(json_schema(Experiment))
 
 
 def _load(path: Path, overrides: tuple[str, ...]) -> Experiment:

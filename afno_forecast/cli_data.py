@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .cli_exit import say
 from .cli_options import PATH, NamesList
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def inspect(sources: tuple[Path, ...]) -> None:
     from .data.inspect import inspect as look
 
     found = look(list(sources))
-    click.echo(format_inspection(found))
+    say(format_inspection(found))
     if found.refused or not found.variables:
         sys.exit(3)
 
@@ -66,7 +67,7 @@ def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...]
         recipe = BuildRecipe(sources=tuple(map(str, sources)), channels=channels, static=static, statistics=period,
                              time_step=time_step, climatology=not no_climatology, round_bits=round_bits)
     store = run_recipe(recipe, out, progress=Progress())
-    click.echo(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
+    say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
 
 
 def _period(text: str | None, ctx: click.Context) -> StatisticsPeriod | None:
@@ -99,7 +100,7 @@ class Progress:
             return
         self._last = now
         text = f"{what}: {done} of {total}"
-        click.echo(f"\r{text:<60}" if self._on_terminal else text, err=True, nl=not self._on_terminal or done == total)
+        say(f"{text:<60}" if self._on_terminal else text, err=True, end="\r" if self._on_terminal and done < total else "\n")
 
 
 @data.command("sample")
@@ -108,4 +109,4 @@ def sample(name: str | None) -> None:
     """Print where the embedded sample, or another shipped file, lies, for use in other commands."""
     from .data.sample_data import sample_path
 
-    click.echo(str(sample_path(name) if name else sample_path()))
+    say(str(sample_path(name) if name else sample_path()))

@@ -1,4 +1,4 @@
-"""How an error leaves the program: its words, on stderr and safe for a terminal, and its exit code."""
+"""What leaves the program: every text, safe for a terminal; errors as words on stderr, and their exit code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 import click
 
-from .errors import ForecastError, ResourceError
+from .errors import ForecastError, ResourceError, printable
 
 BUG = 70
 INTERRUPTED = 130
@@ -66,9 +66,9 @@ def _as_resource(error: BaseException) -> ResourceError | None:
     return None
 
 
-def safe(text: str) -> str:
-    """The text, its lines kept, with everything else that would steer a terminal written as escapes."""
-    return "\n".join("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line) for line in text.split("\n"))
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print a text, lines kept; whatever else would steer a terminal is written as escapes. The only way out for all commands."""
+    click.echo(printable(text, keep_lines=True) + end, err=err, nl=False)
 
 
 class Guard:
@@ -94,5 +94,5 @@ class Guard:
         if code == _BROKEN_PIPE:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit does not fail again
         elif text:
-            click.echo(safe(text), err=True)
+            say(text, err=True)
         raise SystemExit(code) from None

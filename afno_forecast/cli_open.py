@@ -17,7 +17,7 @@ from .data.sources import open_source
 from .data.states import open_states
 from .data.store import Store, is_store
 from .documents import load_document
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, printable
 from .times import format_duration, format_instant
 from .verify.evaluate import default_name, evaluate, format_table, write_scores
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
@@ -77,7 +77,7 @@ def _describe_store(store: Store) -> str:
              f"statistics  of {format_instant(first, calendar)} to {format_instant(last, calendar)}",
              f"climatology {'day of year and hour' if store.climatology() is not None else 'none'}",
              f"static      {', '.join(store.static_channels.shorts) or 'none'}"]
-    return "\n".join([*lines, *_channel_lines(store.channels)])
+    return _account([*lines, *_channel_lines(store.channels)])
 
 
 def _describe_forecast(path: Path) -> str:
@@ -87,7 +87,12 @@ def _describe_forecast(path: Path) -> str:
     times = f"{inits[0]}" if len(inits) == 1 else f"{len(inits)} from {inits[0]} to {inits[-1]}"
     lines = ["forecast", f"model       {ds.attrs.get('model', ds.attrs.get('title', 'not said'))}", f"grid        {forecast_grid(ds).describe()}",
              f"starts      {times}", f"leads       {len(leads)} from {format_duration(int(leads[0]))} to {format_duration(int(leads[-1]))}"]
-    return "\n".join([*lines, *_channel_lines(forecast_channels(ds))])
+    return _account([*lines, *_channel_lines(forecast_channels(ds))])
+
+
+def _account(lines: Sequence[str]) -> str:
+    """Lines of which none can be made to hold another one: they tell what a file says of itself."""
+    return "\n".join(printable(line) for line in lines)
 
 
 def _channel_lines(channels: ChannelSet) -> list[str]:

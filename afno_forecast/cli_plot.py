@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .cli_exit import say
 from .cli_options import PATH, NamesList, Numbers
 
 _PROJECTIONS = ("robinson", "platecarree", "equalearth", "mollweide", "orthographic", "npolar", "spolar", "lambert")
@@ -58,7 +59,7 @@ def draw_map(paths: tuple[Path, ...], wind: bool, barbs: bool, **choices: Any) -
     from .cli_open import open_fields
     from .plot.maps import plot_map
 
-    click.echo(str(plot_map(open_fields(paths), wind="barbs" if barbs else wind, **choices)))
+    say(str(plot_map(open_fields(paths), wind="barbs" if barbs else wind, **choices)))
 
 
 @plot.command("compare")
@@ -69,7 +70,7 @@ def compare(forecast: Path, truths: tuple[Path, ...], **choices: Any) -> None:
     from .cli_open import open_fields
     from .plot.maps import plot_compare
 
-    click.echo(str(plot_compare(open_fields([forecast]), open_fields(truths), **choices)))
+    say(str(plot_compare(open_fields([forecast]), open_fields(truths), **choices)))
 
 
 @plot.command("animate")
@@ -85,7 +86,7 @@ def animation(forecast: Path, truths: tuple[Path, ...], **choices: Any) -> None:
     from .cli_open import open_fields
     from .plot.animate import animate
 
-    click.echo(str(animate(open_fields([forecast]), truth=open_fields(truths) if truths else None, **choices)))
+    say(str(animate(open_fields([forecast]), truth=open_fields(truths) if truths else None, **choices)))
 
 
 @plot.command("scores")
@@ -100,7 +101,7 @@ def draw_scores(scores: Path, metric: str, variables: tuple[str, ...] | None, re
     from .plot.curves import plot_scores
 
     with open_scores(scores) as ds:
-        click.echo(str(plot_scores(ds, out, metric=metric, variables=variables, region=region, dpi=dpi)))
+        say(str(plot_scores(ds, out, metric=metric, variables=variables, region=region, dpi=dpi)))
 
 
 @plot.command("report")
@@ -118,4 +119,4 @@ def report(forecast: Path, truths: tuple[Path, ...], scores: Path | None, model:
 
     written = write_report(forecast=open_fields([forecast]), truth=open_fields(truths) if truths else None,
                            scores=open_scores(scores) if scores else None, model_card=model_card(model) if model else None, **choices)
-    click.echo(str(written))
+    say(str(written))

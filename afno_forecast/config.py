@@ -104,8 +104,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(scalar(text), str) else "'"
-    if "\x85" in text:
-        style = '"'  # YAML takes it for a line break and folds it unless it is escaped
+    if not text.isprintable():
+        style = '"'  # as escapes: YAML takes some for line breaks, and a terminal obeys others
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

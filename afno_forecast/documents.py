@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from .errors import ConfigError
+from .errors import printable as printable
 
 KeyPath = tuple[str | int, ...]
 
@@ -79,11 +80,6 @@ class Document:
             if path[:length] in self.positions:
                 return self.positions[path[:length]]
         return Position(self.source, 1)
-
-
-def printable(text: str) -> str:
-    """The text with control characters and what a terminal would obey written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def join_path(path: KeyPath) -> str:

@@ -9,6 +9,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: str, *, keep_lines: bool = False) -> str:
+    """The text with all that a terminal would obey or hide written as escapes: control characters, bidi marks, line and other separators.
+
+    Args:
+        text: of any origin.
+        keep_lines: whether line feeds stay.
+    """
+    return "".join(c if c.isprintable() or (keep_lines and c == "\n") else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class ForecastError(Exception):
     """Base of every error a user can meet.
 
@@ -29,9 +39,9 @@ class ForecastError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {printable(self.where)}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append(f"  fix:   {printable(self.fix)}")
         return "\n".join(lines)
 
 

@@ -128,7 +128,7 @@ def _identity(model: Path, states: States, rows_IT: NDArray[np.int64], inits: ND
     manifest = json.loads((Path(model) / model_folder.MANIFEST).read_text())
     digest = hashlib.sha256(json.dumps([manifest["files"], inits.tolist(), leads.tolist()], sort_keys=True).encode())
     for row in np.unique(rows_IT):
-        digest.update(np.ascontiguousarray(states.read([row]), dtype="<f4"))
+        digest.update(states.read([row]).astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
 
 

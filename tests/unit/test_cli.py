@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib
 import sys
@@ -240,5 +241,37 @@ def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def test_what_steers_a_terminal_is_shown_instead():
-    assert cli_exit.safe("a\x1b[2J\r\u202eb\nc\x9b") == "a\\x1b[2J\\r\\u202eb\nc\\x9b"
+STEERING = "a\x1b[2J\r\u202eb\nc\x9b\u2028"
+
+
+def test_what_steers_a_terminal_is_shown_instead(capsys: pytest.CaptureFixture[str]):
+    assert errors.printable(STEERING) == "a\\x1b[2J\\r\\u202eb\\nc\\x9b\\u2028"
+    assert errors.printable(STEERING, keep_lines=True) == "a\\x1b[2J\\r\\u202eb\nc\\x9b\\u2028"
+    cli_exit.say(STEERING)
+    cli_exit.say(STEERING, err=True, end="")
+    assert capsys.readouterr() == ("a\\x1b[2J\\r\\u202eb\nc\\x9b\\u2028\n", "a\\x1b[2J\\r\\u202eb\nc\\x9b\\u2028")
+
+
+def test_every_command_prints_through_the_one_that_escapes():
+    for path in sorted(Path(cli.__file__).parent.glob("cli*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute | ast.Name):
+                text = ast.unparse(node)
+                is_say = path.name == "cli_exit.py" and text == "click.echo"
+                ways_out = ("click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write")
+                assert is_say or text not in ways_out, f"{path.name}:{node.lineno}"
+    source = Path(cli_exit.__file__).read_text(encoding="utf-8")
+    assert source.count("click.echo(") == 1
+
+
+@pytest.mark.parametrize(("words", "module", "answers"), [
+    (("info", "x"), "afno_forecast.cli_open", {"describe": f"title {STEERING}"}),
+    (("evaluate", "x", "--truth", "y", "--out", "z"), "afno_forecast.cli_open", {"score": [f"note: {STEERING}"]}),
+    (("plot", "map", "x", "--variable", "z500", "--out", "a.png"), "afno_forecast.plot.maps", {"plot_map": Path(STEERING)}),
+])
+def test_no_command_hands_on_what_steers_a_terminal(program, stand_in, words: tuple[str, ...], module: str, answers: dict[str, Any]):
+    stand_in("afno_forecast.cli_open", open_fields="fields")
+    stand_in(module, **({"open_fields": "fields"} if module.endswith("cli_open") else {}), **answers)
+    code, out, err = program(*words)
+    assert (code, err) == (0, "") and "\\x1b[2J" in out
+    assert all(line.isprintable() for line in out.splitlines())

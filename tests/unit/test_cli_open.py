@@ -77,6 +77,17 @@ def test_everything_is_described(files, kind: str, words: tuple[str, ...]):
     assert all(word in text for word in words), text
 
 
+def test_what_a_file_says_of_itself_neither_steers_the_terminal_nor_begins_a_line(files, tmp_path: Path):
+    wrong = "x\x1b]0;owned\x07\ngrid        forged\u202e"
+    with xr.open_dataset(files["forecast"], decode_timedelta=True) as ds:
+        ds = ds.load().assign_attrs(model=wrong)
+        ds["2m_temperature"].attrs["units"] = wrong
+        ds.to_netcdf(tmp_path / "fc.nc", encoding={"prediction_timedelta": {"dtype": "int64", "units": "hours"}})
+    text = cli_open.describe(tmp_path / "fc.nc")
+    assert "grid        forged" not in text.splitlines() and "owned" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_the_shipped_model_is_described():
     text = cli_open.describe(sample_path("model"))
     assert "parameters" in text and "geopotential@500" in text

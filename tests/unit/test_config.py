@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from afno_forecast.config import Strict, dump_config, load_config, load_document, schema
-from afno_forecast.documents import MAX_VALUES, Position, scalar
+from afno_forecast.documents import MAX_VALUES, Position, printable, scalar
 from afno_forecast.errors import ConfigError
 
 
@@ -307,6 +307,17 @@ _JUNK = [
     "? *x\n: 1", "<<: {a: 1}", "a: @", "a: `", "- a", "x", "", "# only a remark", "a: 1\n---\nb: 2", "!!map {a: 1}", "&a a: 1", "'': 1",
     "a: !include x", "null: 1\n~: 2", f"{'k' * 201}: 1", "a: *b", "a: &b 1",
 ]
+
+
+def test_a_dump_is_printable_and_loads_back_to_the_same_text(tmp_path: Path):
+    class Named(Strict):
+        name: str
+
+    wrong = "a\u202eb\u00a0c\nd\x85\u2028e \N{GREEK SMALL LETTER ALPHA}"
+    text = dump_config(Named(name=wrong))
+    shown = printable(text, keep_lines=True)
+    (tmp_path / "copy.yaml").write_text(shown, encoding="utf-8")
+    assert load_config(tmp_path / "copy.yaml", Named).name == wrong
 
 
 @pytest.mark.parametrize("junk", _JUNK)

@@ -13,7 +13,8 @@ def test_names_with_and_without_a_level(text: str, found: tuple[str, int | None]
     assert split_name(text) == found
 
 
-@pytest.mark.parametrize("text", ["geopotential@abc", "geopotential@", "z@-500", "z@500.0", "z@\N{SUPERSCRIPT TWO}", "@500", "z@500@850", "z@9999999999"])
+@pytest.mark.parametrize("text", ["geopotential@abc", "geopotential@", "z@-500", "z@500.0", "z@\N{SUPERSCRIPT TWO}", "@500", "z@500@850",
+                                  "z@9999999999"])
 def test_what_is_no_level_makes_an_unknown_name_not_another_variable(text: str) -> None:
     assert split_name(text) == (text, None)
     assert short_name(*split_name(text)) == text
