@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import netCDF4
 import numpy as np
@@ -68,6 +68,8 @@ class BuildRecipe(Strict):
     """Mantissa bits to keep, 1 to 23; all when left out."""
     fill: dict[str, float] = Field(default_factory=dict)
     """Value for missing cells by variable, in its canonical units."""
+    absent_chunks: Literal["refuse", "fill"] = "refuse"
+    """Chunks that a zarr source lacks: an error, or filled with the array's fill value because the writer left out chunks that hold only it."""
 
 
 def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = None) -> Store:
@@ -75,7 +77,7 @@ def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = No
     check_target(out)
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
     with _small_chunk_caches():
-        source = open_source(recipe.sources)
+        source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill")
         period = None
         if recipe.statistics is not None:
             calendar = source.times.calendar

@@ -13,7 +13,6 @@ from afno_forecast.errors import DataError, ForecastError
 from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import TimeAxis, common_step, format_instant, missing_instants
 
-from .inspect_chunks import absent_chunks
 from .inspect_text import Inspection, TimesReport, VariableReport, format_inspection, printable
 from .inspect_values import READ_ERRORS, measure
 from .sources import Source, build_source, scan
@@ -47,10 +46,6 @@ def inspect(paths: Sequence[str | Path] | str | Path) -> Inspection:
     parts, broken = _scan_each(gridded, ledger)
     source, why_not = _try_source(parts, ledger)
     rows, sampled = measure(parts, source)
-    for path in gridded:
-        if kind_of(path) == "zarr":
-            for name, text in absent_chunks(path):
-                ledger.note(text, f"{path}, {name}")
     orientation = source.orientation if source else next((p.orientation for p in parts if p.orientation is not None), None)
     attrs = {str(k): str(v) for k, v in (source.attrs if source else parts[0].attrs if parts else {}).items()}
     times = _times(parts, source)

@@ -18,6 +18,7 @@ from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import TimeAxis
 from afno_forecast.vocabulary import BY_NAME, short_name, split_name
 
+from .sources_chunks import check_presence
 from .sources_combine import Field, align, combine, one_calendar, same_mesh
 from .sources_decode import Finding, Part, decode
 from .sources_files import expand_paths, open_file
@@ -55,20 +56,22 @@ class Source:
     findings: tuple[Finding, ...] = ()
 
 
-def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, report_only: bool = False) -> Source:
+def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, report_only: bool = False,
+                fill_absent: bool = False) -> Source:
     """Open files, globs, a folder or a zarr store as one dataset.
 
     Args:
         paths: netCDF, HDF5, GRIB or zarr, local.
         channels: time-varying channels wanted, by any name, in the order wanted (constants are always kept); None for all.
         report_only: remember what would be refused as notes and go on with the rest, where there is a rest.
+        fill_absent: take chunks that a zarr store lacks as its fill value, where that is a number; they are refused otherwise.
 
     Raises:
         ConfigError: a path that is not local.
         DataError: a file that is missing, damaged or contradicts another; a wanted channel that is missing or refused; nothing usable.
         ResourceError: GRIB without cfgrib.
     """
-    ledger = Ledger(report_only)
+    ledger = Ledger(report_only, fill_absent)
     files = expand_paths(paths)
     return build_source(scan(files, ledger), ledger, channels)
 
@@ -97,6 +100,7 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
         pieces = [p for p in pieces if p.variable in wanted or p.times is None or _is_constant(p.variable)]
     if not pieces:
         raise _nothing(parts, findings, channels)
+    check_presence(kept, pieces, ledger)
     fields, times = align(combine(one_calendar(pieces, ledger), ledger), ledger)
     prognostic = ChannelSet(tuple(channel for f in fields if f.times is not None for channel in _channels(f)))
     static = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))

@@ -25,9 +25,15 @@ class Note:
 
 @dataclass
 class Ledger:
-    """Collects notes; with `report_only` it also collects the errors that would otherwise be raised."""
+    """Collects notes; with `report_only` it also collects the errors that would otherwise be raised.
+
+    Args:
+        report_only: remember errors, and go on.
+        fill_absent: chunks that a zarr store lacks hold its fill value by intent.
+    """
 
     report_only: bool = False
+    fill_absent: bool = False
     num_fatal: int = 0
     _notes: dict[Note, None] = field(default_factory=dict)
 

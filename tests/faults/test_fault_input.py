@@ -12,7 +12,9 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
+from afno_forecast.data.build import BuildRecipe, run_recipe
 from afno_forecast.data.inspect import format_inspection, inspect
 from afno_forecast.data.sources import Source, open_source
 from afno_forecast.errors import CheckpointError, DataError, ResourceError
@@ -210,15 +212,58 @@ def test_unwritten_netcdf_values_are_missing_not_huge(tmp_path: Path) -> None:
     assert int(np.isnan(open_source(tmp_path / "a.nc").dataset["2m_temperature"].values).sum()) == 1
 
 
-def test_absent_zarr_chunks_are_listed(tmp_path: Path) -> None:
+def test_absent_zarr_chunks_that_read_as_missing_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     series(0, 12).to_zarr(path, encoding={"t2m": {"chunks": (3, 5, 8)}}, zarr_format=2, consolidated=False)
     assert not [n for n in inspect(path).notes if "absent" in n]
     (path / "t2m" / "1.0.0").unlink()
     report = inspect(path)
-    assert any("1 of 4 chunks absent" in n and "t2m" in n and "3..5" in n for n in report.notes)
+    words = "1 of 4 chunks of 't2m' absent, read as missing values: 2010-03-01T18 to 2010-03-02T06, first chunk 1.0.0"
+    assert any(n.endswith(f"a.zarr, t2m: {words}") for n in report.notes)
     row = next(r for r in report.variables if r.variable == "2m_temperature")
     assert row.num_missing == 3 * 5 * 8
+
+
+def write_zarr(path: Path, ds: xr.Dataset, fill_value: float) -> None:
+    """As programs other than xarray do: a number as the fill value, and chunks that hold only it left out."""
+    group = zarr.create_group(path, zarr_format=3)
+    for name, item in ds.variables.items():
+        attrs = {"units": "hours since 2010-03-01"} if name == "time" else dict(item.attrs)
+        values = np.arange(ds.sizes["time"]) * 6 if name == "time" else item.values
+        group.create_array(name, data=values, chunks=(3, 5, 8) if name == "t2m" else values.shape, fill_value=fill_value if name == "t2m" else 0,
+                           dimension_names=item.dims, attributes=attrs)
+
+
+@pytest.mark.parametrize("fill_value", [0.0, -7.0])
+def test_absent_zarr_chunks_that_read_as_a_number_are_refused(tmp_path: Path, fill_value: float) -> None:
+    path = tmp_path / "a.zarr"
+    write_zarr(path, series(0, 12), fill_value)
+    check(open_source(path), 0, 12)
+    for index in (1, 2):
+        (path / "t2m" / "c" / str(index) / "0" / "0").unlink()
+    words = f"2 of 4 chunks of 't2m' absent, which would be read as {fill_value:g}: 2010-03-01T18 to 2010-03-03T00, first chunk 1.0.0"
+    with pytest.raises(DataError) as caught:
+        open_source(path)
+    assert caught.value.what == words and caught.value.where == f"{path}, t2m" and "`absent_chunks: fill`" in caught.value.fix
+    report = inspect(path)
+    assert not report.ready and any(words in line for line in report.refused)
+    assert words.replace("which would be read", "taken") in notes(filled := open_source(path, fill_absent=True))
+    assert (filled.dataset["2m_temperature"].values[3:9] == fill_value).all()
+    assert open_source(path, channels=["orography"]).static.names == ("orography",)  # what is not asked for is not in the way
+    (path / "time" / "c" / "0").unlink()
+    with pytest.raises(DataError, match="1 of 1 chunks of the coordinate 'time' are absent"):
+        open_source(path, fill_absent=True)
+
+
+def test_a_store_whose_writer_left_out_zeros_can_be_built_when_told_so(tmp_path: Path) -> None:
+    ds = series(0, 12)
+    ds["t2m"][3:6] = 0
+    write_zarr(tmp_path / "a.zarr", ds, 0.0)
+    recipe = {"sources": (str(tmp_path / "a.zarr"),), "climatology": False}
+    with pytest.raises(DataError, match="1 of 4 chunks of 't2m' absent, which would be read as 0"):
+        run_recipe(BuildRecipe(**recipe), tmp_path / "s.zarr")
+    store = run_recipe(BuildRecipe(**recipe, absent_chunks="fill"), tmp_path / "s.zarr")
+    assert (store.read(4) == 0).all() and any("taken as 0" in note for note in store.attrs["provenance"]["notes"])
 
 
 def test_a_damaged_chunk_is_named_not_raised(tmp_path: Path) -> None:
