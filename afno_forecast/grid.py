@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import DataError
 
-Boundary = Literal["sphere", "sphere_with_poles", "periodic", "limited"]
+Boundary = Literal["sphere", "sphere_with_poles", "band", "periodic", "limited"]
 Float = NDArray[np.float64]
 _TOLERANCE_DEGREES = 1e-3
 _POLE_FRACTION = 0.8  # the first Gaussian row lies 0.77 row spacings from the pole, a cell centre 0.5, a pole row 0
@@ -92,7 +92,7 @@ class LatLonGrid:
     def boundary(self) -> Boundary:
         """How a network continues the grid over its edges."""
         if not self.is_global:
-            return "limited"
+            return "band" if self.periodic else "limited"
         return "sphere_with_poles" if self.has_pole_rows else "sphere"
 
     def latitude_edges(self) -> Float:
@@ -125,7 +125,7 @@ class LatLonGrid:
 
     def describe(self) -> str:
         """One line for messages: size, spacing, extent."""
-        kind = "global" if self.is_global else "limited area"
+        kind = "global" if self.is_global else "all longitudes" if self.periodic else "limited area"
         return (f"{self.shape[0]}x{self.shape[1]} {kind}, latitude {self.latitude[0]:g}..{self.latitude[-1]:g}, "
                 f"longitude {self.longitude[0]:g}..{self.longitude[-1]:g}")
 

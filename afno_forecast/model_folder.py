@@ -44,8 +44,8 @@ def sha256(path: Path) -> str:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush every file of a folder and the folder itself to disk."""
-    for path in [*folder.iterdir(), folder]:
+    """Flush the files of a folder, not of folders in it, and the folder itself to disk."""
+    for path in [*(p for p in folder.iterdir() if p.is_file()), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -150,6 +150,7 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
     """
     from safetensors.torch import save_file
 
+    _recover(folder)
     temporary = folder.with_name(folder.name + ".partial")
     if temporary.exists():
         shutil.rmtree(temporary)
@@ -161,15 +162,30 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
     (temporary / CARD).write_text(card)
     write_manifest(temporary, FILES)
     fsync_folder(temporary)
-    if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        if old.exists():
-            shutil.rmtree(old)
-        folder.rename(old)
-        temporary.rename(folder)
+    old = folder.with_name(folder.name + ".old")
+    if old.exists():
         shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    fsync_folder(folder.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _recover(folder: Path) -> None:
+    """Finish a `save` that was killed between its two renames: the new folder, or else the old one, takes its place."""
+    if folder.exists():
+        return
+    for suffix in (".partial", ".old"):
+        candidate = folder.with_name(folder.name + suffix)
+        if candidate.is_dir():
+            try:
+                check_manifest(candidate, FILES)
+            except CheckpointError:
+                continue
+            candidate.rename(folder)
+            return
 
 
 def load(folder: Path) -> Forecaster:
@@ -183,6 +199,7 @@ def load(folder: Path) -> Forecaster:
     from .forecaster import build_forecaster
 
     folder = Path(folder)
+    _recover(folder)
     check_manifest(folder, FILES)
     forecaster = build_forecaster(read_model_config(folder), read_inputs(folder))
     try:

@@ -7,7 +7,6 @@ moved last. Older ones are removed only afterwards.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -63,6 +62,8 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tens
         raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder),
                             fix="free some space; the last checkpoint is intact")
     target = folder / f"step-{progress.train_step}"
+    if target.exists() and _is_sound(target):
+        return target  # the same step of the same run is the same state
     temporary = folder / f"{target.name}.partial"
     if temporary.exists():
         shutil.rmtree(temporary)
@@ -73,23 +74,23 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tens
     write_manifest(temporary, (TENSORS, PROGRESS))
     fsync_folder(temporary)
     if target.exists():
-        shutil.rmtree(target)
+        shutil.rmtree(target)  # damaged
     temporary.rename(target)
     marker = folder / f"{LATEST}.partial"
     marker.write_text(target.name + "\n")
     marker.replace(folder / LATEST)
-    _fsync_directory(folder)
+    fsync_folder(folder)
     for _, old in _numbered(folder)[_KEEP:]:
         shutil.rmtree(old)
     return target
 
 
-def _fsync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _is_sound(path: Path) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        check_manifest(path, (TENSORS, PROGRESS))
+    except CheckpointError:
+        return False
+    return True
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
@@ -101,7 +102,7 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, dict[str, Tensor]] | None:
     """The newest valid checkpoint, with every damaged one named on the way; None when there is none at all.
 
-    Raises CheckpointError when there are checkpoints and none of them is valid.
+    Raises CheckpointError when there are, or were, checkpoints and none of them is valid.
     """
     candidates = _numbered(folder) if folder.is_dir() else []
     damaged: list[str] = []
@@ -111,8 +112,8 @@ def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, di
         except CheckpointError as error:
             damaged.append(path.name)
             echo(f"checkpoint {path.name} is not used: {error.what} ({error.where})")
-    if damaged:
-        raise CheckpointError(f"none of the checkpoints is valid: {', '.join(damaged)}", where=str(folder), fix="start again in a new output folder")
+    if damaged or (folder / LATEST).exists():
+        raise CheckpointError(f"none of the checkpoints is valid: {', '.join(damaged) or (folder / LATEST).read_text().strip() + ' is gone'}", where=str(folder), fix="start again in a new output folder")
     return None
 
 

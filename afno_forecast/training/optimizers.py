@@ -104,10 +104,10 @@ class Optimizers:
         if matrices:
             self._parts["muon"] = Muon([named[n] for n in self.names["muon"]], lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
         if rest:
-            decayed = [named[n] for n in rest if named[n].ndim > 1]
-            plain = [named[n] for n in rest if named[n].ndim <= 1]
-            self.names["adamw"] = [n for n in rest if named[n].ndim > 1] + [n for n in rest if named[n].ndim <= 1]
-            groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+            decayed = [n for n in rest if named[n].ndim > 1 and n.rpartition(".")[2].startswith("weight")]
+            plain = [n for n in rest if n not in set(decayed)]  # biases, norms, and the slopes and offsets of the spectral gate
+            self.names["adamw"] = decayed + plain
+            groups = [{"params": [named[n] for n in names], "weight_decay": decay} for names, decay in ((decayed, config.weight_decay), (plain, 0.0))]
             self._parts["adamw"] = AdamW([g for g in groups if g["params"]], lr=0.0, betas=config.betas)
 
     def zero_grad(self) -> None:
@@ -144,7 +144,8 @@ class Optimizers:
         """Restore what `state_dict` gave."""
         for label, (part, parameter, key) in self._tensors().items():
             if label in tensors:
-                part.state[parameter][key] = tensors[label].clone()
+                device = tensors[label].device if key == "step" else parameter.device  # AdamW counts its steps on the CPU
+                part.state[parameter][key] = tensors[label].to(device, copy=True)
 
 
 class WeightAverage:

@@ -148,7 +148,7 @@ class Run:
         self.progress, tensors = found
         load_weights(self.forecaster, _part(tensors, "model/"), self.folder / "checkpoints")
         self.optimizers.load_state_dict(_part(tensors, "optimizer/"))
-        self.average.average = _part(tensors, "average/")
+        self.average.average = {name: tensor.to(self.average.average[name].device) for name, tensor in _part(tensors, "average/").items()}
         self.average.num_updates = int(tensors["average_updates"])
         return True
 
@@ -219,6 +219,9 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
                               fix="run the same command with --resume to go on")
         log.flush()
         run.save()
+        if not (folder / "model").exists():
+            raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(folder / "events.jsonl"),
+                                  fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
         log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1),
                   core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score)
     return progress

@@ -13,11 +13,11 @@ from pydantic import Field
 from ..config import Strict
 from ..data.samples import find_windows
 from ..data.store import Store
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
 from ..times import parse_duration
-from ..verify.scores import Scorer
+from ..verify.scores import Scorer, pick
 
 _DAY = 86400
 
@@ -39,7 +39,8 @@ class Validator:
     """Scores a forecaster against the analyses of the validation period and against persistence.
 
     The score of a model is the mean over channels and scored leads of RMSE divided by the RMSE of persistence (exact cell areas):
-    below 1 is better than persistence. Leads are the whole days, or every step when the lead time is under a day.
+    below 1 is better than persistence. Leads are the whole days, or every step when the lead time is under a day. Channels that do not
+    change over the validation period cannot be compared with persistence; they are named in `unscored` and left out of the mean.
     """
 
     def __init__(self, store: Store, forecaster: Forecaster, config: ValidationConfig, *, start: int, end: int) -> None:
@@ -59,6 +60,10 @@ class Validator:
         every = max(1, _DAY // step) if lead >= _DAY else 1
         self._scored = {k for k in range(1, self._num_steps + 1) if k % every == 0}
         self._persistence = self._score_persistence(forecaster)
+        self.unscored = tuple(name for name, item in self._by_channel(self._persistence).items() if not bool((item > 0).all()))
+        if len(self.unscored) == len(self._channels):
+            raise DataError("no channel changes over the validation period: there is nothing to choose a model by",
+                            fix="choose another validation period or other channels")
 
     def _states(self, rows: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(np.stack([self._store.read(int(i), self._index_C) for i in rows]))
@@ -91,7 +96,11 @@ class Validator:
         return self._relative(scorer.finalize())
 
     def _relative(self, scores: xr.Dataset) -> tuple[float, xr.Dataset]:
-        ratio = scores.sel(metric="rmse", region="global") / self._persistence.sel(metric="rmse", region="global")
-        by_channel = {c.short: ratio[c.variable] if c.level is None else ratio[c.variable].sel(level=c.level) for c in self._channels}
-        table = xr.Dataset({name: item.drop_vars(["level", "metric", "region"], errors="ignore") for name, item in by_channel.items()})
+        persistence = self._by_channel(self._persistence)
+        table = xr.Dataset({name: item / persistence[name] for name, item in self._by_channel(scores).items() if name not in self.unscored})
         return float(np.mean([item.mean() for item in table.data_vars.values()])), table
+
+    def _by_channel(self, scores: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Global RMSE of each channel against lead time."""
+        found = {c.short: pick(scores, c.short, "rmse") for c in self._channels}
+        return {name: item.drop_vars(["level", "metric", "region"], errors="ignore") for name, item in found.items() if item is not None}

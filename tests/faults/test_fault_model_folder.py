@@ -104,6 +104,25 @@ def test_partial_or_foreign_weights_are_refused_with_names(model: Path) -> None:
         model_folder.load(model)
 
 
+@pytest.mark.parametrize("moment", ["before the new one is whole", "between the two renames", "before the old one is removed"])
+def test_a_save_killed_at_any_moment_leaves_a_model(moment: str, model: Path) -> None:
+    old, partial = model.with_name("model.old"), model.with_name("model.partial")
+    shutil.copytree(model, partial)
+    (partial / "README.md").write_text("# new\n")
+    model_folder.write_manifest(partial, model_folder.FILES)
+    if moment == "before the new one is whole":
+        (partial / "manifest.json").unlink()
+        model.rename(old)
+    elif moment == "between the two renames":
+        model.rename(old)
+    else:
+        model.rename(old)
+        partial.rename(model)
+    model_folder.load(model)
+    expected = "# tiny" if moment == "before the new one is whole" else "# new"
+    assert (model / "README.md").read_text().startswith(expected)
+
+
 def test_saving_over_a_model_keeps_one_of_the_two_whole(model: Path) -> None:
     forecaster = model_folder.load(model)
     inputs, weights = model_folder.read_inputs(model), forecaster.state_dict()

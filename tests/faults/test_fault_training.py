@@ -1,5 +1,6 @@
 """FAULTS 2, 3, 5, 7, 9, 18, 27: what goes wrong in training, and what must happen."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from safetensors.torch import load_file
 
 from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, ResourceError
 from afno_forecast.experiment import load_experiment, run_training
 from afno_forecast.training.checkpoint import Progress, load_newest, save_checkpoint
+from afno_forecast.training.validation import Validator
 
 RUN = ("import sys; from pathlib import Path; from afno_forecast.experiment import *; "
        "run_training(load_experiment(Path(sys.argv[1]), sys.argv[2:]), resume={resume}, echo=print)")
@@ -97,6 +100,20 @@ def test_no_valid_checkpoint_at_all_is_an_error_not_a_fresh_start(tmp_path: Path
     assert load_newest(tmp_path / "elsewhere", [].append) is None
 
 
+def test_saving_the_same_step_again_never_removes_the_only_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = save_checkpoint(tmp_path, Progress(train_step=5), {"model/w": torch.ones(3)})
+    inode = (target / "state.safetensors").stat().st_ino
+    monkeypatch.setattr(shutil, "rmtree", lambda path: pytest.fail(f"{path} was removed"))
+    assert save_checkpoint(tmp_path, Progress(train_step=5), {"model/w": torch.ones(3)}) == target
+    assert (target / "state.safetensors").stat().st_ino == inode
+
+
+def test_checkpoints_that_are_gone_are_not_a_fresh_start(tmp_path: Path) -> None:
+    shutil.rmtree(save_checkpoint(tmp_path, Progress(train_step=5), {"model/w": torch.ones(3)}))
+    with pytest.raises(CheckpointError, match="step-5 is gone"):
+        load_newest(tmp_path, [].append)
+
+
 def test_an_unfinished_checkpoint_is_never_taken_for_one(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Progress(train_step=1), {"model/w": torch.ones(3)})
     shutil.copytree(tmp_path / "step-1", tmp_path / "step-9.partial")
@@ -165,8 +182,6 @@ def test_statistics_from_outside_the_training_period_are_refused(tiny_experiment
 
 
 def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_weather: Path, make_tiny_experiment: Callable[[Path], Path]) -> None:
-    import xarray as xr
-
     from afno_forecast.data.build import build_store
     from afno_forecast.data.sources import open_source
     from afno_forecast.times import parse_instant
@@ -181,3 +196,13 @@ def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_w
     settings = (f"data.store={tmp_path / 'constant.zarr'}", "training.budget.train_steps=2", "validation.count=1")
     train(make_tiny_experiment(tmp_path), *settings, lines=lines)
     assert any("channel t2m is constant" in line for line in lines)
+    assert any("channel t2m does not change over the validation period" in line for line in lines)
+    assert (tmp_path / "run" / "model" / "manifest.json").exists()
+    scores = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines() if "validation" in line]
+    assert all(np.isfinite(s["rmse_over_persistence"]) and set(s["channels"]) == {"z500", "u250"} for s in scores)
+
+
+def test_a_training_that_keeps_no_model_is_an_error(tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Validator, "__call__", lambda self, forecaster: (float("nan"), xr.Dataset()))
+    with pytest.raises(DivergenceError, match="no model was kept"):
+        train(tiny_experiment, "training.budget.train_steps=2", "validation.count=1")

@@ -41,6 +41,17 @@ def test_declination_follows_the_year_of_the_calendar() -> None:
         assert toa_radiation(solstice, np.asarray([[23.44]]), np.asarray([[0.0]])).item() / SOLAR_CONSTANT == pytest.approx(0.968, abs=4e-3)
 
 
+@pytest.mark.parametrize(("text", "declination"), [("2019-03-20T21:58", 0.0), ("2020-06-20T21:44", 23.436), ("2017-09-22T20:02", 0.0),
+                                                   ("2018-12-21T22:23", -23.435), ("2022-05-05T12", 16.3)])
+def test_declination_at_the_equinoxes_and_solstices_of_several_years(text: str, declination: float) -> None:
+    """The latitude of most sun at solar noon; instants of the seasons as published by the almanacs."""
+    latitude = np.linspace(-90, 90, 18001)
+    longitude = -15 * (float(text[11:13]) + (float(text[14:16]) / 60 if len(text) > 13 else 0) - 12)
+    sun = toa_radiation(TimeAxis(np.asarray([parse_instant(text)])), latitude[:, None], np.full((18001, 1), longitude))[0, :, 0]
+    zenith_side = latitude[np.argmax(sun)]
+    assert zenith_side == pytest.approx(declination, abs=0.06)
+
+
 def test_channels_come_in_the_order_asked_for_and_follow_the_time() -> None:
     static = {"orography": np.arange(18 * 24, dtype=np.float32).reshape(18, 24)}
     forcing = Forcing(("sin_longitude", "cos_day_of_year", "toa_radiation"), static, GRID, calendar="proleptic_gregorian", time_step=21600)

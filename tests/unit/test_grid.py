@@ -93,6 +93,14 @@ def test_a_limited_area_across_greenwich_stays_in_one_piece() -> None:
     assert split.grid().matches(orientation.grid())
 
 
+def test_a_band_wraps_in_longitude_only() -> None:
+    band = LatLonGrid(np.arange(-57.5, 58, 5), np.arange(36) * 10.0)
+    assert band.boundary == "band" and band.periodic and not band.is_global
+    hemisphere = LatLonGrid(np.arange(2.5, 90, 5), np.arange(36) * 10.0)
+    assert hemisphere.boundary == "band" and hemisphere.touches_poles == (False, True)
+    assert hemisphere.cell_areas().sum() == pytest.approx(2 * np.pi, rel=1e-12)
+
+
 def test_grids_survive_json() -> None:
     for grid in (regular(5, 8), BoxGrid(np.arange(4) * 0.5, np.arange(7) * 0.5), BoxGrid(np.arange(4.0), np.arange(7.0), wraps=False)):
         again = grid_from_dict(grid.to_dict())
