@@ -10,7 +10,7 @@ Weights are drawn from torch's global generator: seed it, or fork it, before bui
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .block import BoundaryConv, MixerBlock, ResidualBlock
 from .legacy import LegacyBackbone, LegacyConfig
-from .mixers import MIXERS, MixerName, MixerOptions
+from .mixers import MIXERS, USED_OPTIONS, MixerName, MixerOptions
 from .padding import BOUNDARIES, Boundary
 from .patch import PatchEmbed, PatchRecovery
 from .spectral import LATITUDES, Latitude
@@ -119,7 +119,7 @@ def _check_blocks(config: PlainConfig | HierarchicalConfig, width: int) -> None:
         raise ValueError(f"mixer {config.mixer!r} is not one of {', '.join(MIXERS)}")
     if config.latitude not in LATITUDES:
         raise ValueError(f"latitude {config.latitude!r} is not one of {', '.join(LATITUDES)}")
-    if config.num_blocks < 1 or width % config.num_blocks:
+    if config.num_blocks < 1 or (width % config.num_blocks and "num_blocks" in USED_OPTIONS[config.mixer]):
         raise ValueError(f"num_blocks: {width} channels cannot be divided into {config.num_blocks} equal blocks")
     if not 0.0 < config.fraction <= 1.0:
         raise ValueError(f"fraction must be in (0, 1], not {config.fraction}")
@@ -127,6 +127,10 @@ def _check_blocks(config: PlainConfig | HierarchicalConfig, width: int) -> None:
         raise ValueError("shrink must not be negative; hidden_factor, mlp_ratio and num_bands must be positive")
     if (config.mixer == "gfn") != (config.tokens is not None):
         raise ValueError("tokens (the token grid, rows and columns) belongs to the mixer gfn: give both or neither")
+    idle = frozenset().union(*USED_OPTIONS.values()) - USED_OPTIONS[config.mixer]
+    changed = [f.name for f in fields(config) if f.name in idle and getattr(config, f.name) != f.default]
+    if changed:
+        raise ValueError(f"{', '.join(changed)}: does nothing with the mixer {config.mixer}; leave it out")
 
 
 def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, boundary: Boundary) -> nn.Module:
@@ -151,6 +155,8 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         raise ValueError(f"a network needs channels in and out, not {in_channels} and {out_channels}")
     if isinstance(config, LegacyConfig):
         return LegacyBackbone(config, in_channels, out_channels)
+    if config.latitude == "double_with_poles" and boundary != "sphere_with_poles":
+        raise ValueError("latitude double_with_poles is for rows that lie on the poles, which this grid does not have; use double")
     if isinstance(config, PlainConfig):
         return PlainBackbone(config, in_channels, out_channels, boundary)
     return HierarchicalBackbone(config, in_channels, out_channels, boundary)

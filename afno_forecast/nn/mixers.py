@@ -121,6 +121,16 @@ def _identity(options: MixerOptions) -> nn.Module:
     return IdentityMixer()
 
 
+USED_OPTIONS: dict[MixerName, frozenset[str]] = {
+    "afno": frozenset({"num_blocks", "hidden_factor", "fraction", "shrink", "num_bands", "latitude"}),
+    "legacy": frozenset({"num_blocks", "hidden_factor", "fraction", "shrink"}),
+    "fno": frozenset({"fraction", "num_bands", "latitude"}),
+    "gfn": frozenset({"fraction", "latitude", "tokens"}),
+    "attention": frozenset({"num_blocks"}),
+    "identity": frozenset(),
+}
+"""The options of a configuration that do something with each mixer."""
+
 MIXERS: dict[MixerName, Callable[[MixerOptions], nn.Module]] = {
     "afno": _afno,
     "legacy": _legacy,

@@ -8,7 +8,7 @@ from afno_forecast.nn.padding import BOUNDARIES
 
 PLAIN = PlainConfig(patch=(2, 3), width=16, depth=2, num_blocks=4)
 HIERARCHICAL = HierarchicalConfig(widths=(8, 12, 16), depth=1, num_blocks=4)
-LOCAL_ONLY = HierarchicalConfig(widths=(8, 12), depth=1, num_blocks=4, mixer="identity")
+LOCAL_ONLY = HierarchicalConfig(widths=(8, 12), depth=1, mixer="identity")
 CONFIGS = [PLAIN, HIERARCHICAL, HierarchicalConfig(widths=(8,), num_blocks=2, latitude="double")]
 
 
@@ -114,7 +114,7 @@ def test_single_precision_and_bfloat16_stay_close_to_double(config) -> None:
 @pytest.mark.parametrize("local", [False, True])
 def test_every_mixer_fits_the_same_network(mixer, local: bool) -> None:
     tokens = (5, 8) if mixer == "gfn" else None
-    network = awake(PlainConfig(patch=(2, 2), width=16, depth=2, num_blocks=4, mixer=mixer, tokens=tokens, local=local))
+    network = awake(PlainConfig(patch=(2, 2), width=16, depth=2, mixer=mixer, tokens=tokens, local=local))
     out = network(torch.randn(2, 3, 9, 15))
     out.square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -133,7 +133,7 @@ def test_the_seed_decides_and_nothing_else_is_drawn() -> None:
 
 
 def test_every_parameter_is_used_and_has_one_optimiser() -> None:
-    for config in [*CONFIGS, PlainConfig(width=16, depth=1, num_blocks=4, mixer="gfn", tokens=(3, 4))]:
+    for config in [*CONFIGS, PlainConfig(width=16, depth=1, mixer="gfn", tokens=(3, 4))]:
         network = torch.nn.ModuleDict({"backbone": awake(config)})
         network["backbone"](torch.randn(1, 3, 9, 14)).square().mean().backward()
         assert all(parameter.grad is not None for parameter in network.parameters())
