@@ -26,14 +26,27 @@ def data() -> None:
 def inspect(sources: tuple[Path, ...]) -> None:
     """Tell what is in any files, and what of it would be refused.
 
-    Exits with 3 when something is refused, or nothing gridded is found.
+    Of a training store every chunk is read and checked. Exits with 3 when something is refused or damaged, or nothing gridded is found.
     """
     from .data.inspect import format_inspection
     from .data.inspect import inspect as look
+    from .data.store import is_store
 
-    found = look(list(sources))
-    say(format_inspection(found))
-    if found.refused or not found.variables:
+    stores = [path for path in sources if is_store(path)]
+    others = [path for path in sources if path not in stores]
+    sound = True
+    if stores:
+        from .cli_open import check_store
+
+        for path in stores:
+            text, whole = check_store(path)
+            say(text)
+            sound = sound and whole
+    if others:
+        found = look(others)
+        say(format_inspection(found))
+        sound = sound and not found.refused and bool(found.variables)
+    if not sound:
         sys.exit(3)
 
 

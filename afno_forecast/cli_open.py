@@ -63,13 +63,23 @@ def describe(path: Path) -> str:
     if (path / "model" / model_folder.MANIFEST).is_file():
         return f"run folder; its best model is {path / 'model'}\n{model_folder.describe(path / 'model')}"
     if is_store(path):
-        return _describe_store(Store.open(path))
+        return _account([*_store_lines(Store.open(path)), f"chunks      not read; to check every one: afno-forecast data inspect {path}"])
     if is_forecast(path):
         return _describe_forecast(path)
     return format_inspection(inspect(path))
 
 
-def _describe_store(store: Store) -> str:
+def check_store(path: Path) -> tuple[str, bool]:
+    """(account of a training store after every chunk was read, whether all are sound). Raises DataError when it cannot be opened."""
+    store = Store.open(path)
+    problems = store.verify()
+    chunks = [f"BAD CHUNKS  {len(problems)}: restore the store from a copy, or delete it and build it again", *(f"  {p}" for p in problems)]
+    if not problems:
+        chunks = ["chunks      every one read, none missing or damaged"]
+    return _account([f"{path}", *_store_lines(store), *chunks]), not problems
+
+
+def _store_lines(store: Store) -> list[str]:
     first, last = store.statistics.period
     calendar = store.times.calendar
     lines = ["training store", f"grid        {store.grid.describe()}", f"times       {store.describe_period()}", f"calendar    {calendar}",
@@ -77,7 +87,7 @@ def _describe_store(store: Store) -> str:
              f"statistics  of {format_instant(first, calendar)} to {format_instant(last, calendar)}",
              f"climatology {'day of year and hour' if store.climatology() is not None else 'none'}",
              f"static      {', '.join(store.static_channels.shorts) or 'none'}"]
-    return _account([*lines, *_channel_lines(store.channels)])
+    return [*lines, *_channel_lines(store.channels), *(f"note        {note}" for note in store.notes)]
 
 
 def _describe_forecast(path: Path) -> str:

@@ -103,8 +103,8 @@ def _judge(name: str, array: xr.DataArray, piece: Piece, absent: Absent, where: 
     elif ledger.fill_absent:
         ledger.note(f"{what}, taken as {value:g}: {places}", where)
     else:
-        ledger.fail(DataError(f"{what}, which would be read as {value:g}: {places}", where=where,
-                              fix=f"restore them; if they were left out because all is {value:g}, build with --fill-absent, in a recipe `absent_chunks: fill`"))
+        fix = f"restore them; if they were left out because all is {value:g}, build with --fill-absent, in a recipe `absent_chunks: fill`"
+        ledger.fail(DataError(f"{what}, which would be read as {value:g}: {places}", where=where, fix=fix))
 
 
 def _dated(array: xr.DataArray, piece: Piece) -> int | None:

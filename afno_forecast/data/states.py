@@ -118,7 +118,6 @@ def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
     fixed = match_channels(static, store.static_channels, str(store.path))
     if not isinstance(store.grid, LatLonGrid):
         raise DataError(f"states are read on latitude-longitude grids; the store has a {store.grid.describe()}", where=str(store.path))
-    own = store.attrs.get("provenance", {})
 
     def read(positions: NDArray[np.int64]) -> NDArray[np.float32]:
         out = np.empty((len(positions), len(channels), *store.grid.shape), np.float32)
@@ -127,7 +126,7 @@ def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
         refuse_missing(out, channels, lambda n: store.times.format(int(positions[n])), where=str(store.path), fix="build the store again")
         return out
 
-    notes = (*own.get("notes", ()), *_extra(channels.names, store.channels.names))
+    notes = (*store.notes, *_extra(channels.names, store.channels.names))
     return States(store.times, store.grid, Orientation(store.grid.latitude, store.grid.longitude), channels,
                   store.source_attrs, notes, str(store.path), read, store.static()[fixed])
 

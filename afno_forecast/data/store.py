@@ -107,6 +107,11 @@ class Store:
         own = self.attrs.get("provenance", {}).get("source_attributes", {})
         return {str(k): str(v) for k, v in own.items()}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the build had to remark: conversions, refused variables, filled cells, constant channels, missing times."""
+        return tuple(map(str, self.attrs.get("provenance", {}).get("notes", ())))
+
     def channel_index(self, channels: ChannelSet) -> NDArray[np.int64]:
         """Positions of the wanted channels in the store, by variable, level and units. Raises DataError."""
         return match_channels(channels, self.channels, str(self.path))
@@ -144,7 +149,7 @@ class Store:
 
     def _raise(self, bad: BadChunk) -> NoReturn:
         raise DataError(f"a chunk of 'state' {bad.reason}: {self._describe(bad)}", where=f"{self.path}, {bad.file.relative_to(self.path)}",
-                        fix=f"list all with `afno-forecast data verify {self.path}`; then {_REBUILD}") from bad
+                        fix=f"list all with `afno-forecast data inspect {self.path}`; then {_REBUILD}") from bad
 
     def _describe(self, bad: BadChunk) -> str:
         size = self._state.chunk[1]
