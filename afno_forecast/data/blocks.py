@@ -41,7 +41,8 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> None:
     integers &= np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))
 
 
-def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str], *, where: str, fix: str) -> None:
+def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str], *, where: str, fix: str,
+                   scope: str = "") -> None:
     """Raise DataError for cells that are not finite, counted by channel, with the first date.
 
     Args:
@@ -50,6 +51,7 @@ def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, date: Call
         date: what to call the n-th state.
         where: the files.
         fix: what to do.
+        scope: which part of the record was counted; empty when all of it was.
     """
     bad = []
     for c, channel in enumerate(channels):
@@ -58,7 +60,7 @@ def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, date: Call
             rows = np.flatnonzero(missing.any(axis=(1, 2)))
             bad.append(f"{channel.name}: {int(missing.sum())} of {missing.size}, in {len(rows)} of {len(states)} states, first {date(int(rows[0]))}")
     if bad:
-        raise DataError(f"missing or infinite values in {'; '.join(bad)}", where=where, fix=fix)
+        raise DataError(f"missing or infinite values in {'; '.join(bad)}{f' ({scope})' if scope else ''}", where=where, fix=fix)
 
 
 class BlockReader:
@@ -101,7 +103,8 @@ class BlockReader:
             return self._source.times.format(int(positions[n]))
 
         parts = self._compute([a.isel(time=times) for a in self._arrays], f"{date(0)} to {date(-1)}")
-        return self._finish(np.stack(parts, axis=1), self._channels, date)
+        scope = "" if len(positions) == len(self._source.times) else f"counted from {date(0)} to {date(-1)} only"
+        return self._finish(np.stack(parts, axis=1), self._channels, date, scope)
 
     def read_static(self) -> NDArray[np.float32]:
         """The static fields; (S, H, W). Raises DataError as `read` does."""
@@ -121,12 +124,13 @@ class BlockReader:
             made: list[NDArray[np.float32]] = [np.asarray(p, dtype=np.float32) for p in parts]
         return made
 
-    def _finish(self, states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str]) -> NDArray[np.float32]:
+    def _finish(self, states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str],
+                scope: str = "") -> NDArray[np.float32]:
         """Fill declared missing cells, refuse the others, round; in place."""
         for c, channel in enumerate(channels):
             if channel.name in self._fill:
                 np.nan_to_num(states[:, c], copy=False, nan=self._fill[channel.name], posinf=np.inf, neginf=-np.inf)
-        refuse_missing(states, channels, date, where=self.where, fix=self._fix)
+        refuse_missing(states, channels, date, where=self.where, fix=self._fix, scope=scope)
         if self._round_bits is not None:
             round_mantissa(states, self._round_bits)
         return states

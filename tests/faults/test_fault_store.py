@@ -212,6 +212,14 @@ def test_missing_values_are_refused_by_variable_unless_filled(tmp_path):
     assert any("filled with 271.5" in note for note in store.attrs["provenance"]["notes"])
 
 
+def test_missing_values_are_counted_in_the_first_bad_block_and_the_message_says_so(tmp_path):
+    def spoil(ds):
+        ds.t2m[7:20, 1, 2] = np.nan
+
+    with pytest.raises(DataError, match=r"2m_temperature: 5 of 240, in 5 of 6 states, .*\(counted from 2003-05-02T12 to 2003-05-03T18 only\)"):
+        build_store(open_source(write(tmp_path / "a.nc", 25, spoil)), tmp_path / "s.zarr", climatology=False, shard_bytes=4 * 2 * 40 * 6)
+
+
 def test_a_constant_channel_has_std_zero_and_is_named(tmp_path):
     def level(ds):
         ds.sp[:] = 101325.3
