@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -33,6 +32,7 @@ from .plan import Plan, make_plan, period_text
 from .provenance import provenance, simulated_text
 from .reader import BadChunk, ChunkedArray
 from .sources import Source, open_source
+from .sources_files import small_chunk_caches
 from .statistics import Moments, PartialStatistics, Statistics
 from .store import FORMAT_VERSION, MARK, Store, is_store
 
@@ -76,25 +76,13 @@ def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = No
     """Build the store a recipe describes; see `build_store`."""
     check_target(out)
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    with _small_chunk_caches():
-        source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill")
-        period = None
-        if recipe.statistics is not None:
-            calendar = source.times.calendar
-            period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
-        return build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
-                           climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
-
-
-@contextmanager
-def _small_chunk_caches() -> Iterator[None]:
-    """Files opened here keep 1 MiB of decoded chunks a variable, not 64 MiB: a build reads forward, and memory must not grow with the files."""
-    size, slots, preemption = netCDF4.get_chunk_cache()
-    netCDF4.set_chunk_cache(1 << 20, slots, preemption)
-    try:
-        yield
-    finally:
-        netCDF4.set_chunk_cache(size, slots, preemption)
+    source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill")
+    period = None
+    if recipe.statistics is not None:
+        calendar = source.times.calendar
+        period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
+    return build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
+                       climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
 
 
 def check_target(out: Path) -> None:
@@ -148,7 +136,7 @@ def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = N
         shutil.rmtree(_work_folder(out), ignore_errors=True)
         return store
     try:
-        with _workspace(out, plan) as work:
+        with _workspace(out, plan) as work, small_chunk_caches():
             _Builder(source, plan, work, progress).run()
             (work / "store").replace(out)
             disk.flush([out.absolute().parent])

@@ -1,6 +1,7 @@
 import hashlib
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
@@ -195,6 +196,15 @@ def test_two_builds_of_one_store_do_not_meet(write_record, six_hourly, tmp_path)
             build_store(source, tmp_path / "s.zarr", climatology=False)
 
     build_store(source, tmp_path / "s.zarr", progress=second, climatology=False)
+
+
+def test_a_source_opened_by_hand_keeps_few_decoded_chunks(write_record, six_hourly, monkeypatch):
+    sizes: list[int] = []
+    real = xr.open_dataset
+    monkeypatch.setattr(xr, "open_dataset", lambda *a, **k: sizes.append(netCDF4.get_chunk_cache()[0]) or real(*a, **k))
+    before = netCDF4.get_chunk_cache()
+    open_source(write_record(six_hourly(5)))
+    assert sizes == [1 << 20] and netCDF4.get_chunk_cache() == before
 
 
 def test_the_room_is_checked_first(write_record, six_hourly, tmp_path, monkeypatch):
