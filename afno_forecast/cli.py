@@ -164,9 +164,18 @@ def config() -> None:
 @click.argument("path", type=PATH, metavar="CONFIG")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def validate(path: Path, overrides: tuple[str, ...]) -> None:
-    """List everything wrong with an experiment file, with lines and nearest names."""
-    _load(path, overrides)
-    say(f"{path}: valid")
+    """List everything wrong with an experiment file, with lines and nearest names.
+
+    Where the training store is there, the network is tried on it as well.
+    """
+    experiment = _load(path, overrides)
+    from .experiment import try_out
+
+    if Path(experiment.data.store).exists():
+        try_out(experiment)
+        say(f"{path}: valid")
+    else:
+        say(f"{path}: valid; not tried on the training store, which is not there yet: {experiment.data.store}")
 
 
 @config.command("dump")

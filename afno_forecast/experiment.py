@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,9 @@ from pydantic import Field, field_validator
 from . import __version__, model_folder, vocabulary
 from .config import Strict, dump_config, load_config
 from .data.loader import Loader
-from .data.store import Store, channel_names, is_store
+from .data.store import Store, is_store
 from .documents import KeyPath, nearest
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, ForecastError
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from .times import format_duration, format_instant, parse_duration, parse_instant
 from .training.train import TrainingConfig, fit, require_writable
@@ -60,19 +63,92 @@ class DataConfig(Strict):
     """Validation period; must not overlap the training period."""
 
 
-def _channel_problems(values: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Channel names that the store lacks; before the store is built, names that the vocabulary lacks."""
-    data = values.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("channels"), list):
-        return
-    store = Path(str(data.get("store", "")))
-    in_store = channel_names(store) if store.is_dir() and is_store(store) else None
-    known = [_short(name) for name in in_store] if in_store else list(vocabulary.known_names())
-    for position, name in enumerate(data["channels"]):
-        if isinstance(name, str) and _short(name) not in known:
-            near = nearest(name, known, 0.5)
-            hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known)}" if in_store else ""
-            yield ("data", "channels", position), f"unknown channel '{name}'{hint}"
+_Problems = Iterator[tuple[KeyPath, str]]
+
+
+def _beyond_types(values: dict[str, Any]) -> _Problems:
+    """What is wrong although each value has its type: names, durations, periods, decay rates. The values may be malformed."""
+    yield from _unknown_names(values)
+    yield from _wrong_durations(values)
+    yield from _wrong_periods(_at(values, "data"))
+    betas = _at(values, "training", "optimizer", "betas")
+    for position, beta in enumerate(betas if isinstance(betas, list) else ()):
+        if isinstance(beta, int | float) and not 0 <= beta < 1:
+            yield ("training", "optimizer", "betas", position), f"a decay rate must be at least 0 and less than 1, got {beta}"
+
+
+def _at(values: Any, *path: str) -> Any:
+    """The value at a path; None where there is none."""
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _unknown_names(values: dict[str, Any]) -> _Problems:
+    """Channels and static fields that the store lacks; before the store is built, those that the vocabulary lacks."""
+    path = Path(str(_at(values, "data", "store") or ""))
+    store = Store.open(path) if path.is_dir() and is_store(path) else None
+    channels = list(store.channels.shorts if store else vocabulary.known_names())
+    static = list(store.static_channels.shorts if store else (v.short for v in vocabulary.VARIABLES if v.constant))
+    for kind, key, known in (("channel", ("data", "channels"), channels), ("static field", ("model", "static"), static)):
+        names = _at(values, *key)
+        spellings = known if kind == "channel" else [*known, *(vocabulary.split_name(name)[0] for name in known)]
+        for position, name in enumerate(names if isinstance(names, list) else ()):
+            if isinstance(name, str) and _short(name) not in known:
+                near = nearest(name, spellings, 0.5)
+                hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known) or 'none'}" if store or kind != "channel" else ""
+                yield (*key, position), f"unknown {kind} '{name}'{hint}"
+
+
+def _wrong_durations(values: dict[str, Any]) -> _Problems:
+    """Durations that cannot be read, and a validation that is no whole number of steps."""
+    seconds: dict[tuple[str, str], int] = {}
+    for path in (("data", "time_step"), ("validation", "lead_time")):
+        text = _at(values, *path)
+        if not isinstance(text, str):
+            continue
+        try:
+            seconds[path] = parse_duration(text)
+        except ConfigError as error:
+            near = _nearest_duration(text)
+            hint = f"did you mean '{near}'?" if near else error.fix
+            yield path, f"{error.what} ({hint})"
+    if len(seconds) == 2:
+        step, lead = seconds.values()
+        if lead % step:
+            longer = format_duration((lead // step + 1) * step)
+            yield ("validation", "lead_time"), f"{format_duration(lead)} is not a multiple of data.time_step, {format_duration(step)} (use {longer})"
+
+
+def _nearest_duration(text: str) -> str | None:
+    """`6h` for `6 hours`; None where nothing is near."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)[\s_-]*(s|m|h|d|w)[a-z]*\s*", text.lower())
+    return match[1] + match[2].replace("m", "min") if match else None
+
+
+def _wrong_periods(data: Any) -> _Problems:
+    """Periods that end before they start, and validation inside training, as far as the dates can be read."""
+    whole: list[tuple[int, int]] = []
+    for part in ("train", "validation"):
+        start, end = (_order(_at(data, part, key)) for key in ("start", "end"))
+        if start is None or end is None:
+            continue
+        if end <= start:
+            yield ("data", part, "end"), f"the period ends before it has begun, at {_at(data, part, 'start')}"
+        else:
+            whole.append((start, end))
+    if len(whole) == 2:
+        train, validation = whole
+        if max(train[0], validation[0]) <= min(train[1], validation[1]):
+            key = "start" if validation[0] >= train[0] else "end"
+            yield ("data", "validation", key), f"overlaps the training period, {_at(data, 'train', 'start')} to {_at(data, 'train', 'end')}"
+
+
+def _order(text: Any) -> int | None:
+    """A number that orders dates of whatever calendar; None where it is no date."""
+    with contextlib.suppress(ConfigError):
+        return parse_instant(text, "all_leap") if isinstance(text, str) else None
+    return None
 
 
 def _short(name: str) -> str:
@@ -100,7 +176,7 @@ class Experiment(Strict):
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read and check an experiment file. Raises one ConfigError with every problem, each with file, line and nearest name."""
-    return load_config(path, Experiment, overrides, check=_channel_problems)
+    return load_config(path, Experiment, overrides, check=_beyond_types)
 
 
 def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], None]) -> Path:
@@ -124,16 +200,10 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
         raise ConfigError("the run folder already holds a training", where=str(folder),
                           fix="add --resume to go on, or choose another with output=PATH")
     _require_same_experiment(folder, experiment, resume)
-    if not is_store(Path(experiment.data.store)):
-        raise DataError("this is not a training store", where=experiment.data.store,
-                        fix=f"make one: afno-forecast data build SOURCE {experiment.data.store}")
-    store = Store.open(Path(experiment.data.store))
+    store = _open_store(experiment)
     train, validation = check_periods(experiment, store)
     inputs = model_inputs(experiment, store)
-    torch.manual_seed(experiment.seed)
-    forecaster = build_forecaster(experiment.model, inputs)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forecaster.to(device)
+    forecaster = _build(experiment, inputs)
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
     loader = Loader(store, forecaster.channels, time_step=inputs.time_step, history=forecaster.history, start=train[0], end=train[1],
@@ -153,6 +223,38 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
 
     fit(forecaster, loader, validator, experiment.training, folder, keep_model=keep_model, resume=resume, echo=echo)
     return folder / "model"
+
+
+def try_out(experiment: Experiment) -> None:
+    """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
+    store = _open_store(experiment)
+    check_periods(experiment, store)
+    _build(experiment, model_inputs(experiment, store))
+
+
+def _open_store(experiment: Experiment) -> Store:
+    data = experiment.data
+    if not is_store(Path(data.store)):
+        raise DataError("this is not a training store", where=data.store,
+                        fix=f"make one: afno-forecast data build SOURCE {shlex.quote(data.store)} --statistics {data.train.start}/{data.train.end}")
+    return Store.open(Path(data.store))
+
+
+def _build(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
+    """The forecaster with its first weights, on its device, after one pass of zeros. Raises ConfigError when the network does not fit the data."""
+    torch.manual_seed(experiment.seed)
+    try:
+        forecaster = build_forecaster(experiment.model, inputs)
+        forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        num_channels = forecaster.history * len(forecaster.channels) + forecaster.forcing.num_channels
+        with torch.no_grad():
+            forecaster.backbone(torch.zeros(1, num_channels, *inputs.grid.shape, device=forecaster.area_weights_HW.device))
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, ForecastError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"the network does not fit the data on {inputs.grid.describe()}: {first}", where="model.backbone") from error
+    return forecaster
 
 
 def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool) -> None:

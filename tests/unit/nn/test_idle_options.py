@@ -8,8 +8,8 @@ from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig, build_bac
 
 CHANGED: dict[str, Any] = {"num_blocks": 2, "hidden_factor": 2.0, "fraction": 0.5, "shrink": 0.1, "num_bands": 2, "latitude": "double"}
 IDLE = {"fno": ("num_blocks", "hidden_factor", "shrink"), "gfn": ("num_blocks", "hidden_factor", "shrink", "num_bands"),
-        "attention": ("hidden_factor", "fraction", "shrink", "num_bands", "latitude"), "identity": tuple(CHANGED), "legacy": ("num_bands", "latitude"),
-        "afno": ()}
+        "attention": ("hidden_factor", "fraction", "shrink", "num_bands", "latitude"), "identity": tuple(CHANGED),
+        "legacy": ("num_bands", "latitude"), "afno": ()}
 
 
 @pytest.mark.parametrize("mixer", IDLE)

@@ -1,0 +1,78 @@
+"""FAULTS 24: what training would refuse later is found in the configuration, with its line, before anything is started."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from afno_forecast.cli import cli
+from afno_forecast.errors import ConfigError, DataError
+from afno_forecast.experiment import load_experiment, run_training, try_out
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_everything_that_training_would_refuse_later_is_found_at_once(tmp_path: Path) -> None:
+    text = (ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8")
+    for old, new in (("time_step: 6h", "time_step: 6hours"), ("lead_time: 5d", "lead_time: 5 days"),
+                     ("[orography, land_sea_mask]", "[orografy, lsm]"),
+                     ("{start: 2001-12-22, end: 2001-12-31T18}", "{start: 2001-12-22, end: 2001-12-21}"),
+                     ("warmup: 0.04}", "warmup: 0.04, betas: [1.5, 0.9]}")):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text, encoding="utf-8")
+    line = {key: next(i for i, row in enumerate(text.splitlines(), 1) if key in row) for key in ("6hours", "5 days", "orografy", "12-22", "betas")}
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}:{line['6hours']}: data.time_step: '6hours' is not a duration (did you mean '6h'?)",
+        f"{path}:{line['12-22']}: data.validation.end: the period ends before it has begun, at 2001-12-22",
+        f"{path}:{line['orografy']}: model.static[0]: unknown static field 'orografy' (did you mean 'orography'?)",
+        f"{path}:{line['betas']}: training.optimizer.betas[0]: a decay rate must be at least 0 and less than 1, got 1.5",
+        f"{path}:{line['5 days']}: validation.lead_time: '5 days' is not a duration (did you mean '5d'?)"]
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("data.validation.start=2001-01-20", "data.validation.start: overlaps the training period, 2001-01-01 to 2001-01-25"),
+    ("data.train.end=2000-01-01", "data.train.end: the period ends before it has begun, at 2001-01-01"),
+    ("validation.lead_time=15h", "validation.lead_time: 15h is not a multiple of data.time_step, 6h (use 18h)"),
+    ("model.static=[land_sea_mask]", "model.static[0]: unknown static field 'land_sea_mask'; there are orog"),
+    ("model.static=[orogs]", "unknown static field 'orogs' (did you mean 'orog'?)"),
+    ("data.time_step=soon", "data.time_step: 'soon' is not a duration (write it as 6h"),
+    ("training.optimizer.betas=[0.9, -0.5]", "betas[1]: a decay rate must be at least 0 and less than 1, got -0.5"),
+])
+def test_one_wrong_value(tiny_experiment: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(tiny_experiment, [override])
+    assert f"override 1: {override}: " in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("model.backbone={kind: plain, patch: [32, 32], width: 8, depth: 1, num_blocks: 2}", "too few to pad by 25 rows and 20 columns"),
+    ("model.backbone={kind: plain, patch: [2, 2], width: 8, depth: 1, mixer: gfn, tokens: [3, 5]}", "belongs to 3 x 5 tokens, not 4 x 6"),
+    ("model.backbone={kind: plain, patch: [2, 2], width: 8, depth: 1, latitude: double_with_poles}", "rows that lie on the poles"),
+    ("data.time_step=12h", "the model steps 12h"), ("data.train.start=2001-01-02", "the store's statistics cover"),
+])
+def test_what_shows_on_the_store_alone_is_found_by_validate_and_by_train(tiny_experiment: Path, override: str, words: str) -> None:
+    experiment = load_experiment(tiny_experiment, [override])
+    with pytest.raises(ConfigError, match=words) as first:
+        try_out(experiment)
+    with pytest.raises(ConfigError) as second:
+        run_training(experiment, resume=False, echo=[].append)
+    assert str(first.value) == str(second.value)
+    assert first.value.where == "model.backbone" or "backbone" not in override
+    assert not (tiny_experiment.parent / "run" / "checkpoints").exists()
+
+
+def test_validate_says_what_it_could_not_try(tiny_experiment: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["config", "validate", str(tiny_experiment)])
+    assert done.exit_code == 0 and done.output == f"{tiny_experiment}: valid\n"
+    done = CliRunner().invoke(cli, ["config", "validate", str(tiny_experiment), "data.store=absent.zarr"])
+    assert done.exit_code == 0 and done.output.endswith("valid; not tried on the training store, which is not there yet: absent.zarr\n")
+
+
+def test_the_command_that_makes_the_store_keeps_the_validation_out_of_its_statistics(tiny_experiment: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        run_training(load_experiment(tiny_experiment, ["data.store=my store.zarr"]), resume=False, echo=[].append)
+    assert caught.value.fix == "make one: afno-forecast data build SOURCE 'my store.zarr' --statistics 2001-01-01/2001-01-25"
