@@ -81,7 +81,7 @@ def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...]
         recipe = BuildRecipe(sources=tuple(map(str, sources)), channels=channels, static=static, statistics=period,
                              time_step=time_step, climatology=not no_climatology, round_bits=round_bits,
                              absent_chunks="fill" if fill_absent else "refuse")
-    store = run_recipe(recipe, out, progress=Progress())
+    store = run_recipe(recipe, out, progress=Progress(), echo=lambda line: say(f"note: {line}"))
     say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from .channels import ChannelSet
 from .data.inspect import format_inspection, inspect
 from .data.named import store_dataset
 from .data.sources import open_source
+from .data.sources_notes import tell
 from .data.states import open_states
 from .data.store import Store, is_store
 from .documents import load_document
@@ -41,8 +42,8 @@ def is_forecast(path: Path) -> bool:
         return False  # what is wrong with the file is told by who reads it as a source
 
 
-def open_fields(paths: Sequence[Path]) -> xr.Dataset:
-    """A forecast, a training store or any source, lazily, as one dataset of canonical names.
+def open_fields(paths: Sequence[Path], echo: Callable[[str], None] | None = None) -> xr.Dataset:
+    """A forecast, a training store or any source, lazily, as one dataset of canonical names; `echo` gets every note on a source.
 
     Raises:
         DataError: nothing there, or nothing that can be read.
@@ -51,7 +52,11 @@ def open_fields(paths: Sequence[Path]) -> xr.Dataset:
         return store_dataset(Store.open(paths[0]))
     if len(paths) == 1 and is_forecast(paths[0]):
         return open_forecast(paths[0])
-    return open_source(list(paths)).dataset
+    source = open_source(list(paths))
+    if echo is not None:
+        for line in tell(source.notes):
+            echo(f"note: {line}")
+    return source.dataset
 
 
 def describe(path: Path) -> str:
@@ -127,6 +132,7 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path |
         out = out / default_name(str(ds.attrs.get("model", forecast.stem)), truths[0].stem, truth.grid, year)
     written = write_scores(scores, out)
     yield format_table(scores, _shown(truth.channels))
+    yield from (f"note: {note}" for note in truth.notes)
     if found is None:
         yield "for ACC and scores of climatology give --climatology STORE"
     yield from (str(path) for path in written)

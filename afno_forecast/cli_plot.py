@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ _SHARED = {
 }
 
 
+def _fields(paths: Sequence[Path]) -> Any:
+    """What lies there, opened for drawing; notes go to stderr, so that stdout holds the picture's path alone."""
+    from .cli_open import open_fields
+
+    return open_fields(paths, echo=lambda line: say(line, err=True))
+
+
 @click.group()
 def plot() -> None:
     """Draw maps, comparisons, animations, score curves and reports."""
@@ -56,10 +63,9 @@ def draw_map(paths: tuple[Path, ...], wind: bool, barbs: bool, **choices: Any) -
     """Draw one variable at one time: of a forecast, a training store, or any gridded files."""
     if wind and barbs:
         raise click.UsageError("--wind and --barbs: choose one")
-    from .cli_open import open_fields
     from .plot.maps import plot_map
 
-    say(str(plot_map(open_fields(paths), wind="barbs" if barbs else wind, **choices)))
+    say(str(plot_map(_fields(paths), wind="barbs" if barbs else wind, **choices)))
 
 
 @plot.command("compare")
@@ -67,10 +73,9 @@ def draw_map(paths: tuple[Path, ...], wind: bool, barbs: bool, **choices: Any) -
 @_options("truth", "variable", "init", "lead", "projection", "region", "center", "style", "dpi", "out")
 def compare(forecast: Path, truths: tuple[Path, ...], **choices: Any) -> None:
     """Draw forecast, truth and error on one page."""
-    from .cli_open import open_fields
     from .plot.maps import plot_compare
 
-    say(str(plot_compare(open_fields([forecast]), open_fields(truths), **choices)))
+    say(str(plot_compare(_fields([forecast]), _fields(truths), **choices)))
 
 
 @plot.command("animate")
@@ -83,10 +88,9 @@ def compare(forecast: Path, truths: tuple[Path, ...], **choices: Any) -> None:
 @click.option("--out", type=PATH, required=True, help="Animation to write: .gif.")
 def animation(forecast: Path, truths: tuple[Path, ...], **choices: Any) -> None:
     """Draw all lead times of a forecast as an animated GIF."""
-    from .cli_open import open_fields
     from .plot.animate import animate
 
-    say(str(animate(open_fields([forecast]), truth=open_fields(truths) if truths else None, **choices)))
+    say(str(animate(_fields([forecast]), truth=_fields(truths) if truths else None, **choices)))
 
 
 @plot.command("scores")
@@ -114,9 +118,9 @@ def draw_scores(scores: Path, metric: str, variables: tuple[str, ...] | None, re
 @click.option("--out", type=PATH, required=True, help="Page to write: .html.")
 def report(forecast: Path, truths: tuple[Path, ...], scores: Path | None, model: Path | None, **choices: Any) -> None:
     """Write a page with maps, a slider over lead times, curves and tables, which opens from disk."""
-    from .cli_open import model_card, open_fields, open_scores
+    from .cli_open import model_card, open_scores
     from .plot.report import write_report
 
-    written = write_report(forecast=open_fields([forecast]), truth=open_fields(truths) if truths else None,
+    written = write_report(forecast=_fields([forecast]), truth=_fields(truths) if truths else None,
                            scores=open_scores(scores) if scores else None, model_card=model_card(model) if model else None, **choices)
     say(str(written))

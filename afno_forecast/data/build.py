@@ -28,11 +28,12 @@ from . import layout as disk
 from .blocks import BlockReader
 from .climatology import NUM_DAYS, pool_days, smooth_days, year_length
 from .layout import CHUNK_BYTES, SHARD_BYTES
-from .plan import Plan, make_plan, period_text
+from .plan import Plan, folders_of, make_plan, period_text
 from .provenance import provenance, simulated_text
 from .reader import BadChunk, ChunkedArray
 from .sources import Source, open_source
 from .sources_files import small_chunk_caches
+from .sources_notes import tell
 from .statistics import Moments, PartialStatistics, Statistics
 from .store import FORMAT_VERSION, MARK, Store, is_store
 
@@ -72,17 +73,25 @@ class BuildRecipe(Strict):
     """Chunks that a zarr source lacks: an error, or filled with the array's fill value because the writer left out chunks that hold only it."""
 
 
-def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = None) -> Store:
-    """Build the store a recipe describes; see `build_store`."""
+def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = None, echo: Callable[[str], None] | None = None) -> Store:
+    """Build the store a recipe describes; see `build_store`. `echo` gets every note on the source before fields are read, the others at the end."""
+    echo = echo or (lambda text: None)
     check_target(out)
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
     source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill")
+    for line in tell(source.notes):
+        echo(line)
     period = None
     if recipe.statistics is not None:
         calendar = source.times.calendar
         period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
-    return build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
-                       climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
+    store = build_store(source, out, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
+                        climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, progress=progress)
+    told = tell(source.notes, folders_of(source))
+    for line in store.notes:
+        if line not in told:
+            echo(line)
+    return store
 
 
 def check_target(out: Path) -> None:

@@ -18,7 +18,7 @@ from .inspect_values import READ_ERRORS, measure
 from .sources import Source, build_source, scan
 from .sources_decode import Part
 from .sources_files import GRIDDED, expand_paths, kind_of
-from .sources_notes import Ledger, Note
+from .sources_notes import Ledger, lines
 
 __all__ = ["Inspection", "TimesReport", "VariableReport", "format_inspection", "inspect", "printable"]
 
@@ -39,7 +39,7 @@ def inspect(paths: Sequence[str | Path] | str | Path) -> Inspection:
     for path in files:
         if path not in gridded:
             ledger.refuse(_what_it_is(kind_of(path)), str(path))
-    empty = Inspection(", ".join(kinds), tuple(map(str, files)), "", None, (), (), _lines(ledger.notes, "refused"), {}, "",
+    empty = Inspection(", ".join(kinds), tuple(map(str, files)), "", None, (), (), lines(ledger.notes, "refused"), {}, "",
                        False, "there is no gridded dataset here")
     if not gridded:
         return empty
@@ -50,8 +50,8 @@ def inspect(paths: Sequence[str | Path] | str | Path) -> Inspection:
     attrs = {str(k): str(v) for k, v in (source.attrs if source else parts[0].attrs if parts else {}).items()}
     times = _times(parts, source)
     why_not = why_not or _why_not_ready(source, ledger, broken, rows)
-    notes = _time_notes(times, parts) + _lines(ledger.notes, "note")
-    return replace(empty, grid=_grid(orientation), times=times, variables=tuple(rows), notes=notes, refused=_lines(ledger.notes, "refused"),
+    notes = _time_notes(times, parts) + lines(ledger.notes, "note")
+    return replace(empty, grid=_grid(orientation), times=times, variables=tuple(rows), notes=notes, refused=lines(ledger.notes, "refused"),
                    attrs=attrs, sampled=sampled, ready=not why_not, why_not=why_not)
 
 
@@ -110,16 +110,6 @@ def _why_not_ready(source: Source | None, ledger: Ledger, broken: bool, rows: Se
     if any(r.unreadable for r in rows):
         return "some values cannot be read"
     return ""
-
-
-def _lines(notes: Sequence[Note], severity: str) -> tuple[str, ...]:
-    """One line for each message, with the places where it holds."""
-    places: dict[str, list[str]] = {}
-    for note in notes:
-        if note.severity == severity:
-            places.setdefault(note.message, []).append(note.where)
-    return tuple(f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {message}" if where[0] else message
-                 for message, where in places.items())
 
 
 def _grid(orientation: Orientation | None) -> str:

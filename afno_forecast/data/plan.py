@@ -18,6 +18,7 @@ from .blocks import match_fill
 from .layout import Layout
 from .provenance import describe_source
 from .sources import Source
+from .sources_notes import tell
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
     if not len(inside):
         raise ConfigError(f"the statistics period {period_text(period, times.calendar)} holds no time of the record", fix="choose another")
     filled = match_fill(fill or {}, chosen, fixed)
-    notes = list(dict.fromkeys(note.message for note in source.notes))
+    notes = list(tell(source.notes, folders_of(source)))
     if statistics_period is None:
         notes.append("statistics and climatology describe the whole record: train on a part of it only after building with that period")
     shape = (int(source.dataset.sizes["latitude"]), int(source.dataset.sizes["longitude"]))
@@ -73,6 +74,11 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
               "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
     return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
                 recipe, tuple(notes))
+
+
+def folders_of(source: Source) -> tuple[str, ...]:
+    """The folders of the files: a store's notes do not depend on them."""
+    return tuple(sorted({str(Path(p).parent) for p in source.paths}, key=len, reverse=True))
 
 
 def _hours(times: TimeAxis) -> NDArray[np.int64]:

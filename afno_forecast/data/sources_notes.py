@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,27 @@ class Note:
     severity: Literal["note", "refused"]
     message: str
     where: str = ""
+
+
+def lines(notes: Sequence[Note], severity: Literal["note", "refused"], folders: Sequence[str] = ()) -> tuple[str, ...]:
+    """One line for each message of a severity, with the places where it holds; files in `folders` are called by their names alone."""
+    places: dict[str, list[str]] = {}
+    for note in notes:
+        if note.severity == severity:
+            places.setdefault(note.message, []).append(note.where)
+    made = []
+    for message, found in places.items():
+        where = found[0]
+        for folder in folders:
+            where = where.replace(f"{folder}/", "")
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        made.append(f"{where}{more}: {message}" if where else message)
+    return tuple(made)
+
+
+def tell(notes: Sequence[Note], folders: Sequence[str] = ()) -> tuple[str, ...]:
+    """Every remark and every refusal, one line each as in `lines`, refusals marked as such and last."""
+    return (*lines(notes, "note", folders), *(f"refused: {line}" for line in lines(notes, "refused", folders)))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ..grid import Grid, LatLonGrid, Orientation
 from ..times import TimeAxis, format_instant
 from .blocks import BlockReader, refuse_missing
 from .sources import open_source
+from .sources_notes import tell
 from .store import Store, is_store, match_channels
 
 Paths = str | Path | Sequence[str | Path]
@@ -140,7 +141,7 @@ def _of_source(path: Paths, channels: ChannelSet, static: ChannelSet) -> States:
     grid = source.orientation.grid()
     fields = reader.read_static() if len(static) else np.empty((0, *grid.shape), np.float32)
     unused = dict.fromkeys(f.variable for f in source.findings if f.variable and not f.refused)
-    notes = (*(n.message for n in source.notes), *_extra([c.variable for c in (*channels, *static)], list(unused)))
+    notes = (*tell(source.notes), *_extra([c.variable for c in (*channels, *static)], list(unused)))
     return States(source.times, grid, source.orientation, channels, source.attrs, notes, where, reader.read, fields)
 
 

@@ -96,6 +96,8 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
         raise ConfigError(f"a lead time of {format_duration(lead_time)} is not a multiple of the model's step of "
                           f"{format_duration(forecaster.time_step)}", where="--lead-time", fix=f"use --lead-time {format_duration(nearest)}")
     states = open_states(data, forecaster.channels)
+    for note in states.notes:
+        echo(f"note: {note}")
     require_fit(forecaster, states)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     forecaster.to(device)

@@ -186,7 +186,7 @@ def test_build_makes_a_recipe_of_its_options(program, monkeypatch: pytest.Monkey
 
     made: list[Any] = []
     store = SimpleNamespace(channels=("z500",), describe_period=lambda: "2 times", grid=SimpleNamespace(describe=lambda: "3x4"))
-    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, *, progress: made.append((recipe, out)) or store)
+    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, *, progress, echo: made.append((recipe, out)) or store)
     code, out, err = program("data", "build", "a.nc", "b.nc", "s.zarr", "--channels", "z500,t850", "--static", "orography", "--statistics",
                              "2000-01-01/2000-12-31T18", "--time-step", "6h", "--round-bits", "12", "--no-climatology")
     assert (code, err) == (0, "") and out == "s.zarr: 1 channels, 2 times, 3x4\n"
@@ -199,7 +199,7 @@ def test_build_reads_a_recipe(program, monkeypatch: pytest.MonkeyPatch, tmp_path
 
     made: list[Any] = []
     store = SimpleNamespace(channels=("z500",), describe_period=lambda: "2 times", grid=SimpleNamespace(describe=lambda: "3x4"))
-    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, *, progress: made.append(recipe) or store)
+    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, *, progress, echo: made.append(recipe) or store)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("sources: [a.nc]\nchannels: [z500]\n")
     assert program("data", "build", recipe, "s.zarr")[0] == 0
