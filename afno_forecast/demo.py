@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -12,10 +15,11 @@ import xarray as xr
 
 from .data.build import build_store
 from .data.named import store_dataset
-from .data.sample_data import sample_path
+from .data.sample_data import QUICKSTART, TRAINING_PERIOD, WEATHER, sample_path
 from .data.sources import open_source
 from .data.states import open_states
 from .data.store import Store
+from .documents import scalar
 from .errors import ConfigError
 from .experiment import Experiment, load_experiment, run_training
 from .forecast.produce import produce_forecast
@@ -23,6 +27,7 @@ from .model_folder import card_facts
 from .plot.report import write_report
 from .times import parse_duration
 from .verify.evaluate import evaluate, write_scores
+from .verify.forecasts import open_forecast
 from .verify.scores import pick
 
 Echo = Callable[[str], None]
@@ -46,7 +51,7 @@ def run_demo(out: Path, *, echo: Echo = print) -> None:
     began = time.monotonic()
     _prepare(out)
     store_path, forecast_path, scores_path, report_path = (out / n for n in ("store.zarr", "forecast.zarr", "scores.nc", "report.html"))
-    experiment = load_experiment(sample_path("quickstart.yaml"), [f"output={out}", f"data.store={store_path}"])
+    experiment = load_experiment(sample_path(QUICKSTART), [_override("output", out), _override("data.store", store_path)])
 
     echo("1 data      the embedded sample of simulated weather becomes a training store")
     store = _build(experiment, store_path, echo)
@@ -63,7 +68,7 @@ def run_demo(out: Path, *, echo: Echo = print) -> None:
     write_scores(shipped, out / "scores-shipped.nc")
     echo(format_comparison(scores, shipped))
     echo("5 report    maps with a slider over lead times, curves, table")
-    with xr.open_zarr(forecast_path) as forecast:
+    with open_forecast(forecast_path) as forecast:
         write_report(report_path, forecast=forecast, truth=store_dataset(store), scores=scores, variables=list(SHOWN),
                      model_card=card_facts(model))
     echo("")
@@ -83,7 +88,7 @@ def _prepare(out: Path) -> None:
 
 
 def _build(experiment: Experiment, store_path: Path, echo: Echo) -> Store:
-    source = open_source(sample_path("weather.nc"))
+    source = open_source(sample_path(WEATHER))
     store = build_store(source, store_path, statistics_period=experiment.data.train.seconds(source.times.calendar))
     echo(f"  {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
     return store
@@ -94,15 +99,27 @@ def _score(forecast: Path, store: Store) -> xr.Dataset:
 
 
 def commands(out: Path) -> list[str]:
-    """What a person types to do the same."""
+    """What a person types, in a shell, to do the same after the demo; beside its results, in the folder `by-hand`."""
+    folder = out / "by-hand"
+    store, run, forecast, scores, picture, report = (shlex.quote(str(folder / name)) for name in (
+        "store.zarr", "run", "forecast.zarr", "scores.nc", "z500.png", "report.html"))
+    settings = " ".join(shlex.quote(_override(key, folder / name)) for key, name in (("output", "run"), ("data.store", "store.zarr")))
     return [
-        f'afno-forecast data build "$(afno-forecast data sample)" {out}/store.zarr --statistics 2000-12-01/2001-02-28T18',
-        f"afno-forecast train configs/quickstart.yaml output={out} data.store={out}/store.zarr",
-        f"afno-forecast rollout {out}/model --data {out}/store.zarr --init {INITS} --lead-time {LEAD_TIME} --out {out}/forecast.zarr",
-        f"afno-forecast evaluate {out}/forecast.zarr --truth {out}/store.zarr --out {out}/scores.nc",
-        f"afno-forecast plot compare {out}/forecast.zarr --truth {out}/store.zarr --variable z500 --init first --lead 5d --out z500.png",
-        f"afno-forecast plot report {out}/forecast.zarr --truth {out}/store.zarr --scores {out}/scores.nc --out {out}/report.html",
+        f"mkdir -p {shlex.quote(str(folder))}",
+        f'afno-forecast data build "$(afno-forecast data sample)" {store} --statistics {"/".join(TRAINING_PERIOD)}',
+        f'afno-forecast train "$(afno-forecast data sample {QUICKSTART})" {settings}',
+        f"afno-forecast rollout {run}/model --data {store} --init {INITS} --lead-time {LEAD_TIME} --out {forecast}",
+        f"afno-forecast evaluate {forecast} --truth {store} --out {scores}",
+        f"afno-forecast plot compare {forecast} --truth {store} --variable z500 --init first --lead 5d --out {picture}",
+        f"afno-forecast plot report {forecast} --truth {store} --scores {scores} --out {report}",
     ]
+
+
+def _override(key: str, path: Path) -> str:
+    """`key=path` as `train` reads it: in quotes where YAML would take the path for something else."""
+    text = str(path)
+    plain = re.fullmatch(r"[\w./-]+", text) is not None and isinstance(scalar(text), str)
+    return f"{key}={text if plain else json.dumps(text, ensure_ascii=False)}"
 
 
 def format_comparison(scores: xr.Dataset, shipped: xr.Dataset) -> str:
