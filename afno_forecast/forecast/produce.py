@@ -99,8 +99,7 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
     for note in states.notes:
         echo(f"note: {note}")
     require_fit(forecaster, states)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forecaster.to(device)
+    forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     inits = select_inits(init, states, history=forecaster.history, time_step=forecaster.time_step)
     past = np.arange(forecaster.history - 1, -1, -1, dtype=np.int64) * forecaster.time_step
     rows_IT = states.index_of((inits[:, None] - past[None, :]).ravel()).reshape(len(inits), forecaster.history)

@@ -29,7 +29,8 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "forecast": (4, NAMED | {"torch", "zarr", "netCDF4", "numcodecs", "google_crc32c"}), "verify": (4, NAMED | {"torch", "netCDF4", "zarr"}),
     "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic"}),
     "plot": (5, NAMED | {"matplotlib", "mpl_toolkits", "cartopy", "shapely", "PIL"}),
-    "experiment": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}), "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
+    "experiment": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
+    "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}),
     "cli_open": (7, NAMED | {"netCDF4"}),
 }
@@ -38,6 +39,10 @@ NEIGHBOURS = {
     ("documents", "errors"), ("faults", "documents"), ("faults", "errors"), ("config", "documents"), ("config", "faults"), ("config", "errors"),
     ("demo", "experiment"), ("forecast", "model_folder"),
 }
+# What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.
+LONGER_FUNCTIONS = {"training/train.py fit": 65}
+MORE_ARGUMENTS = {"plot/maps.py plot_map": 13, "data/build.py build_store": 12, "plot/maps.py plot_compare": 11, "plot/animate.py animate": 11,
+                  "cli.py convert": 10}
 FORBIDDEN_NAMES = ("utils", "util", "helpers", "helper", "common", "base", "manager", "misc")
 
 
@@ -211,22 +216,38 @@ def test_functions_are_short(record_property):
     for path in MODULES:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                sizes.append(((node.end_lineno or node.lineno) - node.lineno + 1, f"{name_of(path)}:{node.lineno} {node.name}"))
-    too_long = [f"{where} has {size} lines" for size, where in sizes if size > 80]
+                sizes.append((_lines(node), f"{name_of(path)}:{node.lineno} {node.name}"))
+    too_long = [f"{where} has {size} lines" for size, where in sizes if size > LONGER_FUNCTIONS.get(re.sub(r":\d+", "", where), 50)]
     assert not too_long, too_long
     short = sum(size < 40 for size, _ in sizes) / len(sizes)
     record_property("functions_under_40_lines", f"{short:.1%}")
     print(f"{short:.1%} of {len(sizes)} functions have under 40 lines (aim 95%); the longest: {max(sizes)[1]}, {max(sizes)[0]} lines")
-    assert short >= 0.9
+    assert short >= 0.95
+
+
+def _lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    return [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
 
 
 def test_no_function_takes_more_than_a_page_of_arguments():
     for path in MODULES:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
-                limit = 14 if room(path) in ("plot", "data") or room(path).startswith("cli") else 10
+                arguments = _arguments(node)
+                limit = MORE_ARGUMENTS.get(f"{name_of(path)} {node.name}", 9)
                 assert len(arguments) <= limit, f"{name_of(path)}:{node.lineno} {node.name} takes {len(arguments)} arguments"
+
+
+def test_what_may_exceed_the_limits_still_does():
+    """An exception that is no longer needed goes."""
+    for table, exceeds in ((LONGER_FUNCTIONS, lambda n: _lines(n) > 50), (MORE_ARGUMENTS, lambda n: len(_arguments(n)) > 9)):
+        for entry in table:
+            file, name = entry.split()
+            assert any(isinstance(n, ast.FunctionDef) and n.name == name and exceeds(n) for n in ast.walk(tree(PACKAGE / file))), entry
 
 
 def test_the_project_never_names_a_network_address_it_would_open():
