@@ -7,7 +7,6 @@ more than one document, nesting deeper than 32, more than 1 MB, more than 20 000
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -102,9 +101,14 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     found = get_close_matches(wanted, folded, 60, cutoff)
     if not found:
         return None
-    best = min(found, key=lambda n: (_edits(wanted, n), abs(len(n) - len(wanted)),
-                                        sum(a.isdigit() != b.isdigit() for a, b in zip(wanted, n, strict=False)), -len(os.path.commonprefix([wanted, n]))))
+    best = min(found, key=lambda n: _distance(wanted, n))
     return folded[best]
+
+
+def _distance(wanted: str, other: str) -> tuple[int, int, int, int]:
+    pairs = list(zip(wanted, other, strict=False))
+    beginning = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    return _edits(wanted, other), abs(len(other) - len(wanted)), sum(a.isdigit() != b.isdigit() for a, b in pairs), -beginning
 
 
 def _edits(one: str, other: str) -> int:

@@ -212,6 +212,8 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
     if windows.dropped:
         echo(f"note: {windows.reason}; they are left out")
     validator = Validator(store, forecaster, experiment.validation, start=validation[0], end=validation[1])
+    for name in validator.unscored:
+        echo(f"note: channel {name} does not change over the validation period; it does not count in the validation score")
     config_text = dump_config(experiment)
     (folder / "config.yaml").write_text(config_text)
     echo(f"{experiment.name}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, {len(forecaster.channels)} channels on "

@@ -113,7 +113,8 @@ def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, di
             damaged.append(path.name)
             echo(f"checkpoint {path.name} is not used: {error.what} ({error.where})")
     if damaged or (folder / LATEST).exists():
-        raise CheckpointError(f"none of the checkpoints is valid: {', '.join(damaged) or (folder / LATEST).read_text().strip() + ' is gone'}", where=str(folder), fix="start again in a new output folder")
+        which = ", ".join(damaged) or f"{(folder / LATEST).read_text().strip()} is gone"
+        raise CheckpointError(f"none of the checkpoints is valid: {which}", where=str(folder), fix="start again in a new output folder")
     return None
 
 

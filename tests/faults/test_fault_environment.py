@@ -41,9 +41,11 @@ def test_the_whole_path_works_in_an_odd_environment(tiny_weather: Path, make_tin
     assert "2001-01-01T00..2001-02-09T18" in run("data", "inspect", "météo 1.nc")
     run("data", "build", "météo 1.nc", "magasin é.zarr", "--statistics", "2001-01-01/2001-01-25")
     run("train", "expérience.yaml", "data.store=magasin é.zarr", "output=course 1", "training.budget.train_steps=3", "validation.count=1")
-    run("rollout", "course 1/model", "--data", "magasin é.zarr", "--init", "2001-01-20T06/2001-01-21T06/12h", "--lead-time", "2d", "--out", "prévision.zarr")
+    run("rollout", "course 1/model", "--data", "magasin é.zarr", "--init", "2001-01-20T06/2001-01-21T06/12h", "--lead-time", "2d",
+        "--out", "prévision.zarr")
     run("evaluate", "prévision.zarr", "--truth", "magasin é.zarr", "--out", "scores é.nc")
-    run("plot", "compare", "prévision.zarr", "--truth", "magasin é.zarr", "--variable", "z500", "--init", "first", "--lead", "1d", "--out", "carte é.png")
+    run("plot", "compare", "prévision.zarr", "--truth", "magasin é.zarr", "--variable", "z500", "--init", "first", "--lead", "1d",
+        "--out", "carte é.png")
     run("plot", "report", "prévision.zarr", "--truth", "magasin é.zarr", "--scores", "scores é.nc", "--out", "rapport é.html")
     assert "2001-01-20T06" in run("info", "prévision.zarr")
     assert (folder / "carte é.png").stat().st_size > 10_000 and (folder / "rapport é.html").stat().st_size > 10_000
