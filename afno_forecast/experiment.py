@@ -71,10 +71,6 @@ def _beyond_types(values: dict[str, Any]) -> _Problems:
     yield from _unknown_names(values)
     yield from _wrong_durations(values)
     yield from _wrong_periods(_at(values, "data"))
-    betas = _at(values, "training", "optimizer", "betas")
-    for position, beta in enumerate(betas if isinstance(betas, list) else ()):
-        if isinstance(beta, int | float) and not 0 <= beta < 1:
-            yield ("training", "optimizer", "betas", position), f"a decay rate must be at least 0 and less than 1, got {beta}"
 
 
 def _at(values: Any, *path: str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from afno_forecast.times import format_duration
+from ..errors import printable
+from ..times import format_duration
 
 
 @dataclass(frozen=True)
@@ -91,18 +91,6 @@ class Inspection:
     sampled: str
     ready: bool
     why_not: str
-
-
-def printable(text: str) -> str:
-    """Text that a terminal shows as it is: control and format characters (escapes, bidi marks, line breaks) as `\\xNN` or `\\uNNNN`."""
-    out = []
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-            code = ord(character)
-            out.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
-        else:
-            out.append(character)
-    return "".join(out)
 
 
 def format_inspection(inspection: Inspection) -> str:

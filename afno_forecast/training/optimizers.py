@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -12,6 +13,9 @@ from torch.optim import AdamW, Optimizer
 
 from ..config import Strict
 from ..nn.backbone import muon_parameters
+
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Strict):
@@ -25,7 +29,7 @@ class OptimizerConfig(Strict):
     """Muon for matrices and kernels; false gives AdamW for all."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Muon's momentum (Nesterov)."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.99)
     """AdamW's decay rates."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient."""

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from afno_forecast.data import inspect_values
-from afno_forecast.data.inspect import format_inspection, inspect, printable
-from afno_forecast.errors import DataError
+from afno_forecast.data.inspect import format_inspection, inspect
+from afno_forecast.errors import DataError, printable
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
@@ -106,7 +106,7 @@ def test_times_that_are_not_dates_are_told(tmp_path: Path) -> None:
 
 def test_printable() -> None:
     assert printable("été 年 °C") == "été 年 °C"
-    assert printable("a\x1b[31m\n\u202e\u2028") == "a\\x1b[31m\\x0a\\u202e\\u2028"
+    assert printable("a\x1b[31m\n\u202e\u2028") == "a\\x1b[31m\\n\\u202e\\u2028"
 
 
 @needs_shared
