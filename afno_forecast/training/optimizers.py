@@ -14,7 +14,6 @@ from torch.optim import AdamW, Optimizer
 from ..config import Strict
 from ..nn.backbone import muon_parameters
 
-
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
