@@ -20,7 +20,7 @@ from .data.store import Store, is_store
 from .documents import load_document
 from .errors import ConfigError, DataError, printable
 from .times import format_duration, format_instant
-from .verify.evaluate import default_name, evaluate, format_table, write_scores
+from .verify.evaluate import check_scores_path, default_name, evaluate, format_table, write_scores
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
 
 LEAD = "prediction_timedelta"
@@ -118,18 +118,22 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path |
     """Score a forecast and write the scores; yields the lines to print. See `evaluate`."""
     if out.suffix != ".nc" and not out.is_dir():
         raise ConfigError(f"'{out}' is neither a .nc file nor a folder", where="--out", fix=f"write --out {out.with_suffix('.nc')}")
+    inputs = [forecast, *truths, *([climatology] if climatology else [])]
+    if not out.is_dir():
+        check_scores_path(out, inputs)
     ds = open_forecast(forecast)
     truth_path = truths[0] if len(truths) == 1 else list(truths)
     there, wanted = _channels_of(truths), set(forecast_channels(ds).names)
     truth = open_states(truth_path, ChannelSet(tuple(c for c in there if c.name in wanted)) or there)
     store = climatology or (truths[0] if len(truths) == 1 and is_store(truths[0]) else None)
     found = Store.open(store).climatology() if store else None
-    logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())  # its notes are printed below the table
-    scores = evaluate(ds, truth, climatology=found, regions=regions)
     if out.is_dir():
         years = np.unique(ds["time"].dt.year.values)
         year = str(years[0]) if len(years) == 1 else f"{years[0]}-{years[-1]}"
         out = out / default_name(str(ds.attrs.get("model", forecast.stem)), truths[0].stem, truth.grid, year)
+        check_scores_path(out, inputs)
+    logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())  # its notes are printed below the table
+    scores = evaluate(ds, truth, climatology=found, regions=regions)
     written = write_scores(scores, out)
     yield format_table(scores, _shown(truth.channels))
     yield from (f"note: {note}" for note in truth.notes)

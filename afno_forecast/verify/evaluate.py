@@ -6,19 +6,22 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import netCDF4
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from .. import vocabulary
 from ..channels import ChannelSet
-from ..errors import DataError, ResourceError, printable
+from ..errors import ConfigError, DataError, ResourceError, printable
 from ..grid import Grid
 from ..times import TimeAxis, format_duration
 from .baselines import climatology_states, persistence, require_climatology_fits
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from ..data.states import States
 
 _BLOCK_BYTES = 1 << 27  # of float32 read at once from each source
+_MARK = "afno_forecast_scores"  # attribute of every score file
+_COLUMNS = ("variable", "level", "metric", "region", "lead_hours", "value")
 _log = logging.getLogger(__name__)
 
 
@@ -177,6 +182,50 @@ def _file_name_part(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:100] or "unnamed"
 
 
+def check_scores_path(path: Path, inputs: Sequence[Path] = ()) -> None:
+    """See that scores can be written to `path`, and a table beside it, without loss of anything but earlier scores.
+
+    Args:
+        path: of the netCDF file to come.
+        inputs: what is read: neither file may be one of these, or lie in a store among them.
+
+    Raises:
+        ConfigError: a file is an input, or one that is there and holds no scores of this program.
+        ResourceError: the folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise ResourceError("the folder of the scores does not exist", where=str(path.parent), fix=f"mkdir -p {shlex.quote(str(path.parent))}")
+    ours = _is_score_file(path)
+    for file in (path, path.with_suffix(".csv")):
+        real = file.resolve()
+        taken = [i for i in inputs if real == i.resolve() or (i.resolve() in real.parents and _is_zarr(i))]
+        if taken:
+            raise ConfigError(f"the scores would be written over what is read, '{taken[0]}'", where=f"--out {path}", fix="choose another --out")
+        if os.path.lexists(file) and not ours and not (file != path and _is_table(file)):
+            raise ConfigError(f"'{file}' is there and holds no scores of this program", where=f"--out {path}", fix="choose another --out")
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
+def _is_score_file(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with netCDF4.Dataset(path) as file:
+            return _MARK in file.ncattrs()
+    except OSError:
+        return False
+
+
+def _is_table(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline(200).strip() == ",".join(_COLUMNS).encode()
+
+
 def write_scores(scores: xr.Dataset, path: Path) -> tuple[Path, Path]:
     """Write the scores as netCDF and, beside it, as CSV (variable, level, metric, region, lead_hours, value); both appear whole.
 
@@ -184,18 +233,19 @@ def write_scores(scores: xr.Dataset, path: Path) -> tuple[Path, Path]:
         the two paths.
 
     Raises:
-        ResourceError: they cannot be written.
+        ConfigError: another file is there. ResourceError: they cannot be written.
     """
     path = Path(path)
+    check_scores_path(path)
     table = path.with_suffix(".csv")
     drafts = [p.with_name(f".{p.name}.partial") for p in (path, table)]
     hours = scores["lead_time"].values / np.timedelta64(1, "h")
     try:
         encoding = {"lead_time": {"units": "seconds", "dtype": "int32"}}
-        scores.to_netcdf(drafts[0], engine="netcdf4", encoding=encoding)
+        scores.assign_attrs({_MARK: "1"}).to_netcdf(drafts[0], engine="netcdf4", encoding=encoding)
         with drafts[1].open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["variable", "level", "metric", "region", "lead_hours", "value"])
+            writer.writerow(_COLUMNS)
             for name in scored_channels(scores):
                 variable, level = vocabulary.split_name(name)
                 for metric in scores["metric"].values:
@@ -213,15 +263,17 @@ def write_scores(scores: xr.Dataset, path: Path) -> tuple[Path, Path]:
 
 
 def format_table(scores: xr.Dataset, variables: Sequence[str] = ("z500", "t850", "u250", "t2m"), leads: Sequence[int] | None = None, *,
-                 region: str = "global") -> str:
+                 region: str | None = None) -> str:
     """RMSE by lead for each variable: lead, model, persistence, climatology, skill (1 - RMSE / RMSE of persistence).
 
     Args:
         scores: what `evaluate` returned.
         variables: names a person may type; those without a score are said to have none.
         leads: lead times in seconds; None for all.
-        region: one of the scores' regions.
+        region: one of the scores' regions; None takes the globe, or the first where it is not scored. The table names it.
     """
+    regions = [str(r) for r in scores["region"].values]
+    region = region or ("global" if "global" in regions else regions[0])
     seconds = scores["lead_time"].values.astype("timedelta64[s]").astype(np.int64).tolist()
     wanted = seconds if leads is None else list(leads)
     lines: list[str] = []

@@ -11,7 +11,7 @@ import xarray as xr
 from afno_forecast import cli_open
 from afno_forecast.data.build import BuildRecipe, run_recipe
 from afno_forecast.data.sample_data import sample_path
-from afno_forecast.errors import ConfigError, DataError
+from afno_forecast.errors import ConfigError, DataError, ResourceError
 
 HOURS = 6
 LATITUDE, LONGITUDE = np.linspace(80, -80, 5), np.arange(9) * 40.0
@@ -128,6 +128,41 @@ def test_what_a_forecast_calls_its_model_does_not_choose_the_folder_of_the_score
 def test_scores_under_another_suffix_are_refused_before_anything_is_read(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"neither a \.nc file nor a folder"):
         next(cli_open.score(tmp_path / "absent.zarr", [tmp_path], tmp_path / "scores.csv", None, None))
+
+
+@pytest.mark.parametrize("victim", ["source", "forecast"])
+def test_scores_never_replace_what_they_are_made_of(files, tmp_path: Path, victim: str):
+    before = files[victim].read_bytes()
+    with pytest.raises(ConfigError, match="over what is read"):
+        list(cli_open.score(files["forecast"], [files["source"]], files[victim], None, None))
+    (tmp_path / "link.nc").symlink_to(files[victim])
+    with pytest.raises(ConfigError, match="over what is read"):
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "link.nc", None, None))
+    assert files[victim].read_bytes() == before and not files[victim].with_suffix(".csv").exists()
+
+
+def test_scores_are_not_put_into_a_store(files):
+    with pytest.raises(ConfigError, match="over what is read"):
+        list(cli_open.score(files["forecast"], [files["store"]], files["store"], None, None))
+    assert not list(files["store"].rglob("*.csv"))
+
+
+@pytest.mark.parametrize("name", ["s.nc", "s.csv"])
+def test_scores_replace_scores_and_no_other_file(files, tmp_path: Path, name: str):
+    (tmp_path / name).write_text("my own,1\n")
+    with pytest.raises(ConfigError, match="holds no scores"):
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc", None, None))
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "my own,1\n"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc", None, ["tropics"]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s.nc"]
+
+
+def test_a_missing_folder_is_named_before_anything_is_read(tmp_path: Path):
+    with pytest.raises(ResourceError) as caught:
+        list(cli_open.score(tmp_path / "absent.zarr", [tmp_path / "absent"], tmp_path / "q r" / "s.nc", None, None))
+    assert caught.value.fix == f"mkdir -p '{tmp_path / 'q r'}'"
 
 
 def test_a_file_that_holds_no_scores_is_named(tmp_path: Path):
