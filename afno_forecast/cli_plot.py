@@ -97,9 +97,9 @@ def animation(forecast: Path, truths: tuple[Path, ...], **choices: Any) -> None:
 @click.argument("scores", type=PATH)
 @click.option("--metric", default="rmse", show_default=True, help="rmse, bias, acc, ...")
 @click.option("--variables", type=NamesList(), help="With commas: z500,t850. [default: all]")
-@click.option("--region", default="global", show_default=True, help="A region of the score file.")
+@click.option("--region", help="A region of the score file. [default: global, or its first]")
 @_options("dpi", "out")
-def draw_scores(scores: Path, metric: str, variables: tuple[str, ...] | None, region: str, dpi: int, out: Path) -> None:
+def draw_scores(scores: Path, metric: str, variables: tuple[str, ...] | None, region: str | None, dpi: int, out: Path) -> None:
     """Draw scores against lead time, with persistence and climatology."""
     from .cli_open import open_scores
     from .plot.curves import plot_scores

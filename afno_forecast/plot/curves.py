@@ -59,20 +59,27 @@ def _one(kind: str, asked: str, have: Sequence[str]) -> str:
     return asked
 
 
-def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global") -> list[Curve]:
+def chosen_region(scores: xr.Dataset, region: str | None) -> str:
+    """The region asked for; without one the globe, or the first where it is not scored. Raises DataError when it is not there."""
+    have = _strings(scores, "region")
+    return _one("region", region, have) if region is not None else "global" if "global" in have else have[0]
+
+
+def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None) -> list[Curve]:
     """The scores of one metric and region, by variable and level, in shown units.
 
     Args:
         scores: variables by canonical long name with dims metric, region, lead_time (timedelta64), [level].
         metric: rmse, bias, acc, ...; its baselines are `<metric>_persistence` and `<metric>_climatology`.
         variables: names a person may type, in this order; None takes all that are scored.
+        region: None takes the globe, or the first region where it is not scored.
 
     Raises:
         DataError: no such metric, region or variable (those there are named).
     """
     metrics = _strings(scores, "metric")
     _one("metric", metric, [m for m in metrics if not m.endswith(("_persistence", "_climatology"))])
-    _one("region", region, _strings(scores, "region"))
+    region = chosen_region(scores, region)
     times = np.atleast_1d(scores["lead_time"].values)
     if not np.issubdtype(times.dtype, np.timedelta64):
         raise DataError(f"lead_time holds {times.dtype}, not durations", fix="open the file with decode_timedelta=True")
@@ -119,9 +126,10 @@ def forecasts_text(scores: xr.Dataset) -> str:
     return f"{high} forecasts" if low == high else f"{low} to {high} forecasts, by lead"
 
 
-def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global",
+def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None,
                  dpi: float = 150) -> Figure:
     """The page of curves as a figure, at most three panels a row."""
+    region = chosen_region(scores, region)
     curves = read_curves(scores, metric=metric, variables=variables, region=region)
     columns = min(len(curves), 3) if len(curves) != 4 else 2
     rows = -(-len(curves) // columns)
@@ -175,7 +183,7 @@ def _panel(axes: Axes, curve: Curve, metric: str) -> None:
     axes.set_ylabel(style.drawable(curve.units), fontsize=8.5, color=MUTED, fontfamily=style.FONT, labelpad=3, parse_math=False)
 
 
-def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str = "global",
+def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None,
                 dpi: float = 150) -> Path:
     """Draw scores against lead time, a panel a variable and level: model, persistence and climatology.
 

@@ -16,7 +16,7 @@ from .. import times
 from ..errors import DataError
 from . import canvas, page, style
 from .animate import MotionPage, truths_for
-from .curves import build_scores, forecasts_text, read_curves
+from .curves import build_scores, chosen_region, forecasts_text, read_curves
 from .fields import Field, Series, available, clean, describe_source, lead_text
 from .film import Film
 from .maps import ComparePage, persistence_of
@@ -148,7 +148,8 @@ def _tables(scores: xr.Dataset, names: Sequence[str]) -> str:
             numbers = ["–" if v is None or not np.isfinite(v[i]) else f"{v[i]:.{digits}f}" for v in (model, persistence, climatology)]
             rows.append((times.format_duration(int(lead)), numbers[0], numbers[1], numbers[2], skill if np.isfinite(skill) else None))
         html += page.score_table(f"{curve.label}, {curve.short}", curve.units, rows)
-    return ('<section aria-labelledby="h-tables"><h2 id="h-tables">Tables: RMSE, global</h2><div class="card">'
+    region = page.escape(chosen_region(scores, None))
+    return (f'<section aria-labelledby="h-tables"><h2 id="h-tables">Tables: RMSE, {region}</h2><div class="card">'
             '<p class="muted">Skill is 1 − model / persistence: above zero the model is better than repeating the initial state.</p>'
             f'<div class="tables">{html}</div></div></section>')
 

@@ -54,3 +54,11 @@ def test_what_is_missing_is_named(scores: xr.Dataset) -> None:
         read_curves(scores, variables=["q700"])
     with pytest.raises(DataError, match="no score file"):
         read_curves(scores.drop_vars("metric"))
+
+
+def test_without_the_globe_the_first_region_is_drawn_and_named(scores: xr.Dataset) -> None:
+    part = scores.sel(region=["tropics"])
+    assert [c.short for c in read_curves(part)] == [c.short for c in read_curves(scores, region="tropics")]
+    assert any("Region: tropics" in text.get_text() for text in build_scores(part, dpi=40).texts)
+    with pytest.raises(DataError, match="no region 'global'"):
+        read_curves(part, region="global")

@@ -206,7 +206,7 @@ def test_score_files(tmp_path: Path) -> None:
     assert float(row["value"]) == float(pick(scores, "t850", "acc", region="tropics")[1])
     assert len(rows) == 3 * len(scores["metric"]) * 2 * 4
     assert sorted(p.name for p in tmp_path.iterdir()) == [name.replace(".nc", ".csv"), name, "fc.zarr"]
-    with pytest.raises(ResourceError, match="cannot write the scores"):
+    with pytest.raises(ResourceError, match="the folder of the scores does not exist"):
         write_scores(scores, tmp_path / "nowhere" / "x.nc")
 
 
