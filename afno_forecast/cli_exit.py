@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from types import TracebackType
 
 import click
 
-from .errors import ForecastError, ResourceError, printable
+from .errors import ForecastError, ResourceError, Stopped, printable
+from .signals import STOP_SIGNALS, raise_interrupt
 
 BUG = 70
 INTERRUPTED = 130
@@ -25,6 +28,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ForecastError):
         return error.exit_code, str(error)
     if isinstance(error, click.Abort | KeyboardInterrupt):
+        interrupt = error if isinstance(error, KeyboardInterrupt) else error.__cause__  # click hides the interrupt behind its Abort
+        if interrupt is not None and interrupt.args:  # the name of the signal: the first one, and not within a loop that asked for a second
+            return Stopped.exit_code, str(Stopped(f"stopped by {interrupt}", fix="run the same command again"))
         return INTERRUPTED, "interrupted"
     if isinstance(error, click.ClickException):
         return 2, _usage(error)
@@ -76,14 +82,19 @@ class Guard:
 
     def __init__(self, *, debug: bool = False) -> None:
         self._debug = debug
+        self._old: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Guard:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows escapes instead of failing
+        if threading.current_thread() is threading.main_thread():
+            self._old = {number: signal.signal(number, raise_interrupt) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
         if error is None or isinstance(error, SystemExit):
             return
         if isinstance(error, click.exceptions.Exit):

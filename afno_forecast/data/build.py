@@ -22,7 +22,8 @@ from pydantic import Field
 
 from .. import __version__
 from ..config import Strict
-from ..errors import ConfigError, DataError, ResourceError
+from ..errors import ConfigError, DataError, ResourceError, Stopped
+from ..signals import StopFlag
 from ..times import common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
 from . import layout as disk
 from .blocks import BlockReader
@@ -133,6 +134,7 @@ def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = N
         ConfigError: the output is finished, or half finished, by another recipe; a period or fill that does not fit.
         DataError: a channel is missing, missing values without a fill, a file that cannot be read.
         ResourceError: the output cannot be written, or the disk is too small.
+        Stopped: a signal came; every finished part is kept.
     """
     check_target(out)
     plan = make_plan(source, channels=channels, static=static, statistics_period=statistics_period, time_step=time_step, climatology=climatology,
@@ -145,8 +147,8 @@ def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = N
         shutil.rmtree(_work_folder(out), ignore_errors=True)
         return store
     try:
-        with _workspace(out, plan) as work, small_chunk_caches():
-            _Builder(source, plan, work, progress).run()
+        with _workspace(out, plan) as work, small_chunk_caches(), StopFlag() as stop:
+            _Builder(source, plan, work, progress, stop).run()
             (work / "store").replace(out)
             disk.flush([out.absolute().parent])
     except OSError as error:
@@ -208,8 +210,9 @@ def _check_room(work: Path, plan: Plan) -> None:
 class _Builder:
     """One build in its working folder."""
 
-    def __init__(self, source: Source, plan: Plan, work: Path, progress: Progress | None) -> None:
+    def __init__(self, source: Source, plan: Plan, work: Path, progress: Progress | None, stop: StopFlag) -> None:
         self._plan = plan
+        self._stop = stop
         self._work = work
         self._root = work / "store"
         self._blocks = BlockReader(source, plan.channels, plan.static, fill=plan.fill, round_bits=plan.round_bits)
@@ -233,12 +236,18 @@ class _Builder:
         disk.write_group(self._root, self._attributes(statistics))
         disk.flush(p for p in self._root.rglob("*") if p.is_file())
 
+    def _stop_if_asked(self, done: int) -> None:
+        if self._stop.name:
+            raise Stopped(f"stopped by {self._stop.name} after {done} of {self._total} parts; they are kept", where=str(self._work),
+                          fix="run the same command again; it continues")
+
     def _pass_over_source(self) -> PartialStatistics:
         layout = self._plan.layout
         merged = PartialStatistics.empty(layout.num_channels)
         array = disk.open_array(self._root, "state")
         for number in range(layout.num_shards):
             self._progress(number, self._total, "reading the source")
+            self._stop_if_asked(number)
             saved = self._work / f"block-{number:06d}.npz"
             shard = self._root / "state" / "c" / str(number) / "0" / "0" / "0"
             if not (saved.exists() and shard.exists()):
@@ -287,6 +296,7 @@ class _Builder:
         for hour in range(len(self._plan.hours)):
             for group in range(layout.num_groups):
                 self._progress(done, self._total, "climatology")
+                self._stop_if_asked(done)
                 mark = self._work / f"climatology-{hour:02d}-{group:04d}"
                 if not mark.exists():
                     self._write_climatology(hour, group)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from .. import __version__, model_folder
 from ..data.states import States, open_states
-from ..errors import ConfigError, DataError, DivergenceError
+from ..errors import ConfigError, DataError, DivergenceError, Stopped
 from ..forecaster import Forecaster
 from ..grid import Grid, LatLonGrid
+from ..signals import StopFlag
 from ..times import format_duration, format_instant, parse_duration, parse_instant
 from .output import ForecastWriter
 from .rollout import rollout
@@ -88,13 +89,11 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
 
     Raises:
         DivergenceError: a state is not finite; what was written before can be read.
+        Stopped: a signal came; every finished forecast is kept.
         CheckpointError, DataError, ConfigError, ResourceError: see errors.py.
     """
     forecaster = model_folder.load(model)
-    if lead_time <= 0 or lead_time % forecaster.time_step:
-        nearest = max(1, lead_time // forecaster.time_step) * forecaster.time_step
-        raise ConfigError(f"a lead time of {format_duration(lead_time)} is not a multiple of the model's step of "
-                          f"{format_duration(forecaster.time_step)}", where="--lead-time", fix=f"use --lead-time {format_duration(nearest)}")
+    _require_whole_steps(lead_time, forecaster.time_step)
     states = open_states(data, forecaster.channels)
     for note in states.notes:
         echo(f"note: {note}")
@@ -109,16 +108,31 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
     attrs = {"title": f"Forecast of {name}", "source": f"afno_forecast {__version__}, model {name}", "model": name}
     attrs |= {key: str(states.attrs[key]) for key in ("institution", "license") if states.attrs.get(key)}
     with ForecastWriter(Path(out), channels=forecaster.channels, orientation=states.orientation, init_seconds=inits, lead_seconds=leads,
-                        calendar=states.times.calendar, attrs=attrs, format=format, identity=identity) as writer:
+                        calendar=states.times.calendar, attrs=attrs, format=format, identity=identity) as writer, StopFlag() as stop:
         todo = [i for i in range(len(inits)) if not writer.is_done(i)]
         if len(todo) < len(inits):
             echo(f"{len(inits) - len(todo)} of {len(inits)} forecasts are already in {out}")
         for first in range(0, len(todo), batch_size):
             chosen = todo[first:first + batch_size]
-            _write_batch(forecaster, states, rows_IT[chosen], inits[chosen], chosen, len(leads), writer)
+            for _ in _write_batch(forecaster, states, rows_IT[chosen], inits[chosen], chosen, len(leads), writer):
+                _stop_if_asked(stop, writer, len(inits))
             echo(f"{min(first + batch_size, len(todo))} of {len(todo)} forecasts of {format_duration(lead_time)}, "
                  f"last from {format_instant(int(inits[chosen[-1]]), states.times.calendar)}")
     return Path(out)
+
+
+def _require_whole_steps(lead_time: int, time_step: int) -> None:
+    if lead_time <= 0 or lead_time % time_step:
+        nearest = max(1, lead_time // time_step) * time_step
+        raise ConfigError(f"a lead time of {format_duration(lead_time)} is not a multiple of the model's step of "
+                          f"{format_duration(time_step)}", where="--lead-time", fix=f"use --lead-time {format_duration(nearest)}")
+
+
+def _stop_if_asked(stop: StopFlag, writer: ForecastWriter, num_inits: int) -> None:
+    if stop.name:
+        done = sum(writer.is_done(i) for i in range(num_inits))
+        raise Stopped(f"stopped by {stop.name} after {done} of {num_inits} forecasts; they are kept", where=str(writer.path),
+                      fix="run the same command again; it continues")
 
 
 def _identity(model: Path, states: States, rows_IT: NDArray[np.int64], inits: NDArray[np.int64], leads: NDArray[np.int64]) -> str:
@@ -135,7 +149,8 @@ def _identity(model: Path, states: States, rows_IT: NDArray[np.int64], inits: ND
 
 @torch.inference_mode()
 def _write_batch(forecaster: Forecaster, states: States, rows_BT: NDArray[np.int64], inits: NDArray[np.int64], chosen: Sequence[int], num_steps: int,
-                 writer: ForecastWriter) -> None:
+                 writer: ForecastWriter) -> Iterator[int]:
+    """Write the forecasts of some inits; yields each step after it is written, the last one after they are marked finished."""
     history = torch.from_numpy(np.stack([states.read(rows) for rows in rows_BT])).to(forecaster.area_weights_HW.device)
     for state in rollout(forecaster, history, inits, num_steps):
         fields = state.fields_BCHW.cpu().numpy()
@@ -147,8 +162,10 @@ def _write_batch(forecaster: Forecaster, states: States, rows_BT: NDArray[np.int
                                   fix=f"{before} are written; use a shorter --lead-time")
         for row, init_index in enumerate(chosen):
             writer.write(init_index, state.step - 1, fields[row])
-    for init_index in chosen:
-        writer.finish_init(init_index)
+        if state.step == num_steps:
+            for init_index in chosen:
+                writer.finish_init(init_index)
+        yield state.step
 
 
 def _model_name(model: Path) -> str:

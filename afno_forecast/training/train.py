@@ -24,12 +24,12 @@ from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
 from ..losses import area_weighted_mse
 from ..model_folder import load_weights
+from ..signals import StopFlag
 from ..times import format_instant
 from .checkpoint import Progress, load_newest, save_checkpoint
 from .log import RunLog
 from .optimizers import OptimizerConfig, Optimizers, WeightAverage
 from .schedule import Budget, Stage, check_stages, learning_rate_factor, stage_at
-from .signals import StopFlag
 from .validation import ValidationConfig, Validator
 
 Precision = Literal["float32", "bfloat16"]

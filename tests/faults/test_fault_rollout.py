@@ -1,5 +1,7 @@
 """FAULTS 10, 15, 17, 20, 21, 23: forecasts from data that are ordered, gridded, named or filled otherwise."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 from afno_forecast import model_folder
-from afno_forecast.errors import ConfigError, DataError, DivergenceError, ForecastError
+from afno_forecast.errors import ConfigError, DataError, DivergenceError, ForecastError, Stopped
+from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.forecast.produce import produce_forecast
 
 INIT, LEAD = "2001-01-20T06", 3 * 86400
@@ -64,6 +67,29 @@ def test_other_names_units_and_extra_variables_are_matched_by_what_they_are(tiny
     ds.to_netcdf(tmp_path / "users.nc")
     mine = forecast(tiny_model, tmp_path / "users.nc", tmp_path / "fc.nc")
     assert np.allclose(mine["2m_temperature"], reference["2m_temperature"], atol=2e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_a_signal_stops_between_two_steps_and_the_same_command_goes_on(suffix: str, number: int, tiny_model: Path, tiny_store: Path, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    inits = "2001-01-20T06/2001-01-22T06/1d"
+    whole = forecast(tiny_model, tiny_store, tmp_path / f"whole.{suffix}", inits, batch_size=1)
+    written: list[int] = []
+
+    def write(writer: ForecastWriter, init_index: int, lead_index: int, state: np.ndarray) -> None:
+        written.append(init_index)
+        if written.count(1) == 2 and len(written) < 20:
+            os.kill(os.getpid(), number)
+        original(writer, init_index, lead_index, state)
+
+    original = ForecastWriter.write
+    monkeypatch.setattr(ForecastWriter, "write", write)
+    with pytest.raises(Stopped, match="after 1 of 3 forecasts; they are kept") as stopped:
+        forecast(tiny_model, tiny_store, tmp_path / f"cut.{suffix}", inits, batch_size=1)
+    assert stopped.value.exit_code == 75 and "run the same command again" in str(stopped.value)
+    monkeypatch.setattr(ForecastWriter, "write", original)
+    xr.testing.assert_identical(forecast(tiny_model, tiny_store, tmp_path / f"cut.{suffix}", inits, batch_size=1), whole)
 
 
 def test_a_missing_channel_is_refused_with_both_lists(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:

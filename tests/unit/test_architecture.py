@@ -19,7 +19,7 @@ STDLIB = sys.stdlib_module_names
 # Each room's layer and the third-party packages it may import; torch in data/ is for loader.py alone (tested below).
 NAMED = {"numpy", "xarray", "cftime"}
 LAYERS: dict[str, tuple[int, set[str]]] = {
-    "errors": (0, set()), "vocabulary": (0, set()), "documents": (0, {"yaml"}), "faults": (0, {"pydantic", "pydantic_core"}),
+    "errors": (0, set()), "signals": (0, set()), "vocabulary": (0, set()), "documents": (0, {"yaml"}), "faults": (0, {"pydantic", "pydantic_core"}),
     "config": (0, {"yaml", "pydantic", "pydantic_core"}),
     "grid": (1, NAMED), "times": (1, NAMED), "nn": (1, {"torch"}), "losses": (1, {"torch"}), "distributed": (1, {"torch"}),
     "channels": (2, NAMED | {"torch"}), "forcing": (2, NAMED | {"torch"}), "normalize": (2, NAMED | {"torch"}),
@@ -150,7 +150,7 @@ def test_commands_import_click_alone():
         if path.name != "cli_open.py":
             assert outside(path, at_import_time=True) <= {"click"}, name_of(path)
             used = {r for n in imports(path, at_import_time=True) if (r := own(n))}
-            assert used <= {"errors", "cli", "cli_data", "cli_exit", "cli_options", "cli_plot"}, name_of(path)
+            assert used <= {"errors", "signals", "cli", "cli_data", "cli_exit", "cli_options", "cli_plot"}, name_of(path)
 
 
 def test_only_one_room_touches_torch_distributed():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import errno
 import importlib
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -100,6 +102,7 @@ def test_our_errors_leave_with_the_code_of_their_kind(program, stand_in, error: 
 
 @pytest.mark.parametrize(("error", "code", "words"), [
     (KeyboardInterrupt(), 130, "interrupted"),
+    (KeyboardInterrupt("SIGTERM"), 75, "stopped by SIGTERM\n  fix:   run the same command again"),
     (OSError(errno.ENOSPC, "No space left on device", "/data/x.zarr"), 5, "the disk is full\n  where: /data/x.zarr"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), 5, "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied", "/data/x"), 5, "not permitted to read or write\n  where: /data/x"),
@@ -119,6 +122,16 @@ def test_other_errors_leave_in_our_form(program, stand_in, error: BaseException,
     assert (left, out) == (code, "") and words in err
     assert "Traceback" not in err and len(err.splitlines()) <= 3
     assert all(line.isprintable() for line in err.splitlines())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_before_the_work_begins_ends_any_command_by_the_contract(program, stand_in, monkeypatch, number: signal.Signals):
+    stand_in("afno_forecast.demo")
+    monkeypatch.setattr(sys.modules["afno_forecast.demo"], "run_demo", lambda *_, **__: os.kill(os.getpid(), number), raising=False)
+    before = signal.getsignal(number)
+    code, _, err = program("demo")
+    assert (code, err.strip()) == (75, f"stopped by {number.name}\n  fix:   run the same command again")
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "demo"), ("demo", "--debug")])

@@ -1,4 +1,6 @@
 import hashlib
+import os
+import signal
 from pathlib import Path
 
 import netCDF4
@@ -12,7 +14,7 @@ from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, build_store,
 from afno_forecast.data.layout import Layout
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
-from afno_forecast.errors import ConfigError, DataError, ResourceError
+from afno_forecast.errors import ConfigError, DataError, ResourceError, Stopped
 from afno_forecast.times import parse_instant
 
 SMALL = {"shard_bytes": 6 * 9 * 4 * 4 * 5, "chunk_bytes": 6 * 9 * 4 * 2}  # 5 times a shard, 2 channels a chunk
@@ -118,6 +120,20 @@ def test_a_build_interrupted_at_any_part_goes_on_and_ends_with_the_same_bytes(wr
     calls.clear()
     build_store(source, out, progress=progress, **SMALL)
     assert digest(out) == digest(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_a_build_between_two_parts_and_the_same_call_goes_on(write_record, six_hourly, tmp_path, number):
+    source = open_source(write_record(six_hourly(65)[::4]))
+    build_store(source, tmp_path / "whole.zarr", **SMALL)
+    before = signal.getsignal(number)
+    for stop_at in (2, 5):  # in the pass over the source, in that over the store
+        with pytest.raises(Stopped, match=f"stopped by {signal.Signals(number).name} after {stop_at} of 6 parts") as stopped:
+            build_store(source, tmp_path / "cut.zarr", progress=lambda done, *_, at=stop_at: done == at and os.kill(os.getpid(), number), **SMALL)
+        assert stopped.value.exit_code == 75 and "run the same command again" in str(stopped.value)
+        assert signal.getsignal(number) is before
+    build_store(source, tmp_path / "cut.zarr", **SMALL)
+    assert digest(tmp_path / "cut.zarr") == digest(tmp_path / "whole.zarr")
 
 
 def test_a_finished_store_is_left_alone_and_another_recipe_is_refused(write_record, six_hourly, tmp_path):

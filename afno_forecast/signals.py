@@ -1,4 +1,4 @@
-"""Stop signals become a flag that the loop reads between two steps."""
+"""Stop signals become a flag that a loop reads between two steps; outside such a loop they end the program as an interrupt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import threading
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def raise_interrupt(number: int, frame: FrameType | None) -> None:
+    """Handler of a stop signal where nothing needs to be finished first. Raises KeyboardInterrupt with the signal's name."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 class StopFlag:
