@@ -63,7 +63,7 @@ class RunLog:
             self._bar.set_postfix_str(text)
         elif time.monotonic() - self._last_plain >= _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            self.echo(f"{100 * spent:5.1f} %  {text}  {_clock(seconds_left)} left")
+            self.echo(f"{100 * min(spent, 1.0):5.1f} %  {text}  {_clock(seconds_left)} left")
 
     def say(self, text: str) -> None:
         """A line that stays."""
