@@ -40,7 +40,8 @@ def _lazy(store: Store, variable: str) -> xr.DataArray:
     item = xr.DataArray(blocks, dims=("time", "level", "latitude", "longitude"), attrs=_attrs(variable, channel.units))
     if channel.level is None:
         return item.isel(level=0)
-    return item.assign_coords(level=("level", np.asarray([level for level, _ in rows]), {"units": "hPa"}))
+    levels = np.asarray([level for level, _ in rows])
+    return item.assign_coords(level=("level", levels, {"units": "hPa"})).assign_attrs(available_levels=levels.tolist())
 
 
 def _attrs(variable: str, units: str) -> dict[str, str]:

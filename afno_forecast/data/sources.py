@@ -172,10 +172,12 @@ def _dataset(fields: Sequence[Field], times: TimeAxis, grid: LatLonGrid) -> xr.D
     for field in fields:
         dims = (*(("time",) if field.times is not None else ()), *(("level",) if field.levels is not None else ()), "latitude", "longitude")
         known = BY_NAME.get(field.variable)
-        attrs = {"units": field.units, "long_name": str(field.piece.attrs.get("long_name", field.variable.replace("_", " ")))}
+        attrs: dict[str, object] = {"units": field.units, "long_name": str(field.piece.attrs.get("long_name", field.variable.replace("_", " ")))}
         standard_name = known.standard_name if known else str(field.piece.attrs.get("standard_name", ""))
         if standard_name and standard_name != "unknown":
             attrs["standard_name"] = standard_name
+        if field.levels is not None and len(field.levels) < len(levels):
+            attrs["available_levels"] = list(field.levels)
         variables[field.variable] = (dims, _on_levels(field, levels), attrs)
     return xr.Dataset(variables, coords)
 

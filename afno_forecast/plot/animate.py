@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import ConfigError, DataError
 from . import canvas, style
 from .canvas import MapPanel
-from .fields import Field, Series, truth_for
+from .fields import Field, Series, require_values, truth_for
 from .film import Film
 from .maps import method_of, source_text, title_of
 from .style import MUTED, say
@@ -105,6 +105,7 @@ def animate(forecast: xr.Dataset, variable: str, out: Path, *, truth: xr.Dataset
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file")
     start = series.instant(init)
     fields = [series.at(start, int(lead)) for lead in np.sort(series.leads)]
+    require_values(fields)
     truths = None if truth is None else truths_for(fields, Series(truth, variable))
     page = MotionPage(view_for(series.grid, projection, region, center), fields, truths, dpi=dpi, style_name=style)
     frames = []

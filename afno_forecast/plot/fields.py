@@ -157,13 +157,20 @@ def _shorten(items: Sequence[str]) -> str:
     return f"{', '.join(items[:3])}, ... {items[-1]} ({len(items)} in all)"
 
 
+def _levels(item: xr.DataArray) -> list[int]:
+    """Levels of a variable: of the axis that all variables share those it lists as its own, where it lists any."""
+    own = item.attrs.get("available_levels")
+    listed = None if own is None else {int(v) for v in np.atleast_1d(own)}
+    return [int(v) for v in np.atleast_1d(item["level"].values) if listed is None or int(v) in listed]
+
+
 def available(ds: xr.Dataset) -> list[str]:
-    """Short names of all that can be drawn from a dataset, levels spelt out."""
+    """Short names of all that can be drawn from a dataset, levels spelt out; a level that a variable lacks is left out."""
     names = []
     for name, item in ds.data_vars.items():
         if not {"latitude", "longitude"} <= set(item.dims):
             continue
-        levels = np.atleast_1d(item["level"].values).tolist() if "level" in item.coords else [None]
+        levels = _levels(item) if "level" in item.coords else [None]
         names += [vocabulary.short_name(str(name), None if level is None else int(level)) for level in levels]
     return names
 
@@ -182,13 +189,15 @@ def _pick(ds: xr.Dataset, asked: str) -> tuple[xr.DataArray, str, int | None]:
         item = ds[variable]
     elif variable in _WINDS and all(name in ds.data_vars for name in _WINDS[variable]):
         u, v = (ds[name] for name in _WINDS[variable])
-        item = ((u**2 + v**2) ** 0.5).assign_attrs(units=u.attrs.get("units"))
+        item = ((u**2 + v**2) ** 0.5).drop_attrs().assign_attrs(units=u.attrs.get("units"))
+        if "level" in item.coords:
+            item.attrs["available_levels"] = sorted(set(_levels(u)) & set(_levels(v)))
     else:
         raise _missing(ds, asked)
     if "level" in item.coords:
-        levels = np.atleast_1d(item["level"].values)
+        levels = _levels(item)
         if level is None and len(levels) == 1:
-            level = int(levels[0])
+            level = levels[0]
         if level is None or level not in levels:
             raise _missing(ds, asked)
         item = item.sel(level=level) if "level" in item.dims else item
@@ -317,8 +326,13 @@ class Series:
             time: instant of an analysis; of a forecast the valid time, together with either `init` or `lead`.
 
         Raises:
-            DataError: not in the file; what there is is named. ConfigError: a choice that makes no sense.
+            DataError: not in the file, or without any value; what there is is named. ConfigError: a choice that makes no sense.
         """
+        field = self._find(init, lead, time)
+        require_values([field])
+        return field
+
+    def _find(self, init: str | int | None, lead: object, time: str | int | None) -> Field:
         if not self.is_forecast:
             if lead is not None or (init is not None and time is not None):
                 raise ConfigError(f"'{self.short}' is an analysis: it has no lead times", fix="give time alone")
@@ -337,6 +351,13 @@ class Series:
             seconds = self.lead(lead)
             return self.at(self.instant(valid - seconds), seconds)
         raise ConfigError("a forecast's valid time goes with either init or lead", fix="give two of init, lead and time")
+
+
+def require_values(fields: Sequence[Field]) -> None:
+    """See that there is something to draw. Raises DataError when every value of every map is missing."""
+    if not any(np.isfinite(f.values).any() for f in fields):
+        raise DataError(f"every value of '{fields[0].short}' is missing", where=fields[0].times_text(),
+                        fix="draw another variable, level or time, or see why the file has no values there")
 
 
 def truth_for(field: Field, truth: Series) -> Field:

@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import ConfigError, DataError
 from . import canvas, style
 from .canvas import MapPanel
-from .fields import Field, Series, scores_of, truth_for
+from .fields import Field, Series, require_values, scores_of, truth_for
 from .film import Film
 from .sampling import Method, Sampler
 from .style import MUTED, Scale, say
@@ -65,7 +65,9 @@ def _height_of(wind: Field) -> str:
 
 def _same_time(series: Series, field: Field) -> Field:
     start = field.init if field.init is not None else field.valid
-    return series.at(start if series.axis is not None else None, field.lead)
+    found = series.at(start if series.axis is not None else None, field.lead)
+    require_values([found])
+    return found
 
 
 def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: Field | None = None, wind: tuple[Field, Field] | None = None,
@@ -274,6 +276,7 @@ def plot_compare(forecast: xr.Dataset, truth: xr.Dataset, variable: str, out: Pa
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file first, then the truth")
     field = series.find(init=init, lead=lead)
     there = truth_for(field, reference)
+    require_values([there])
     page = build_compare(field, there, view_for(field.grid, projection, region, center), persistence=persistence_of(field, reference),
                          style_name=style, dpi=dpi)
     return canvas.save(page.figure, out, dpi)

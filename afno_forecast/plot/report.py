@@ -17,7 +17,7 @@ from ..errors import DataError
 from . import canvas, page, style
 from .animate import MotionPage, truths_for
 from .curves import build_scores, chosen_region, forecasts_text, read_curves
-from .fields import Field, Series, available, clean, describe_source, lead_text
+from .fields import Field, Series, available, clean, describe_source, lead_text, require_values
 from .film import Film
 from .maps import ComparePage, persistence_of
 from .views import view_for
@@ -39,9 +39,18 @@ class _Run:
 def _choose(forecast: xr.Dataset, variables: Sequence[str] | None) -> list[str]:
     if variables is not None:
         return list(variables)
-    have = available(forecast)
+    have = [name for name in available(forecast) if _has_values(forecast, name)]
     first = [name for name in _PREFERRED if name in have]
     return (first + [name for name in have if name not in first])[:_MAX_VARIABLES]
+
+
+def _has_values(forecast: xr.Dataset, name: str) -> bool:
+    """Whether the last map has values: files of others share a level axis among variables that lack some of the levels."""
+    series = Series(forecast, name)
+    if series.leads is None:
+        return True  # told by who reads it
+    field = series.at(series.instant("last"), int(series.leads.max()))
+    return bool(np.isfinite(field.values).any())
 
 
 def _leads(leads: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
@@ -59,6 +68,7 @@ def _read(forecast: xr.Dataset, truth: xr.Dataset | None, name: str, start: int)
     if series.leads is None:
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file")
     fields = [series.at(start, lead) for lead in _leads(series.leads)]
+    require_values(fields)
     if truth is None:
         return _Run(fields, None, None)
     reference = Series(truth, name)

@@ -64,6 +64,22 @@ def test_a_store_and_its_source_open_alike(files, kind: str):
     assert ds["geopotential"].attrs["units"] == "m2 s-2"
 
 
+@pytest.mark.parametrize("kind", ["store", "source"])
+def test_a_variable_that_lacks_a_level_says_so(tmp_path: Path, kind: str):
+    one = fields("2001-03-01", 8)
+    z = one["geopotential"]
+    one[["2m_temperature"]].to_netcdf(tmp_path / "t.nc")
+    z.sel(level=[500]).to_netcdf(tmp_path / "z.nc")
+    z.sel(level=[850]).rename("temperature").assign_attrs(units="K", standard_name="air_temperature").to_netcdf(tmp_path / "u.nc")
+    paths = [tmp_path / f"{name}.nc" for name in "tzu"]
+    if kind == "store":
+        run_recipe(BuildRecipe(sources=tuple(map(str, paths))), tmp_path / "store.zarr")
+        paths = [tmp_path / "store.zarr"]
+    ds = cli_open.open_fields(paths)
+    assert ds["level"].values.tolist() == [500, 850]
+    assert ds["geopotential"].attrs["available_levels"] == [500] and ds["temperature"].attrs["available_levels"] == [850]
+
+
 def test_a_forecast_opens_with_its_lead_times(files):
     assert cli_open.open_fields([files["forecast"]]).sizes["prediction_timedelta"] == 3
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from afno_forecast.errors import ConfigError, DataError
 from afno_forecast.grid import LatLonGrid
-from afno_forecast.plot.fields import Series, clean, lead_text, pretty_units, scores_of, truth_for
+from afno_forecast.plot.fields import Series, available, clean, lead_text, pretty_units, scores_of, truth_for
 
 
 def test_forecast_is_found_by_init_and_lead_and_shown_in_readable_units(forecast: xr.Dataset) -> None:
@@ -98,3 +98,18 @@ def test_words() -> None:
     assert pretty_units("m s**-1") == "m s⁻¹" and pretty_units("1") == ""
     assert clean("a\x1b[31m\nb") == "a [31m b"
     assert len(clean("x" * 500)) == 200
+
+
+def test_a_level_that_a_variable_lacks_is_neither_listed_nor_drawn(forecast: xr.Dataset) -> None:
+    lacking = forecast.copy()
+    z = forecast["geopotential"]
+    lacking["geopotential"] = z.where(z["level"] == 500)
+    with pytest.raises(DataError, match="every value of 'z850' is missing"):
+        Series(lacking, "z850").find(init="first", lead="6h")
+    for name in ("geopotential", "v_component_of_wind"):
+        lacking[name].attrs = {**forecast[name].attrs, "available_levels": np.array([500], dtype=np.int32)}
+    assert available(lacking) == ["z500", "u500", "u850", "v500", "t2m"]
+    for name in ("z850", "wind_speed@850"):
+        with pytest.raises(DataError, match="there are z500, u500, u850"):
+            Series(lacking, name)
+    assert Series(lacking, "geopotential").level == Series(lacking, "wind_speed").level == 500

@@ -147,10 +147,14 @@ def test_words_of_a_file_are_drawn_as_they_are(truth: xr.Dataset) -> None:
     assert "$\\frac{ [31m ??" in words and "\x1b" not in words
 
 
-def test_empty_and_constant_maps_are_drawn(truth: xr.Dataset) -> None:
-    for value in (np.nan, 280.0):
-        field = Series(truth.map(lambda x, v=value: x * 0 + v, keep_attrs=True), "t2m").find(time="first")
-        assert "2 m temperature" in _words(maps.build_map(field, view_for(field.grid), dpi=30))
+def test_a_constant_map_is_drawn_and_an_empty_one_refused(truth: xr.Dataset, tmp_path: Path) -> None:
+    field = Series(truth.map(lambda x: x * 0 + 280.0, keep_attrs=True), "t2m").find(time="first")
+    assert "2 m temperature" in _words(maps.build_map(field, view_for(field.grid), dpi=30))
+    empty = truth.assign({"2m_temperature": truth["2m_temperature"] * np.nan})
+    for options in ({"variable": "t2m"}, {"variable": "z500", "contours": "t2m"}):
+        with pytest.raises(DataError, match="every value of 't2m' is missing"):
+            maps.plot_map(empty, out=tmp_path / "m.png", time="first", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_maps_are_right_when_eccodes_was_loaded_first(tmp_path: Path) -> None:

@@ -108,3 +108,12 @@ def test_json_cannot_close_its_element() -> None:
 
 def test_losing_to_persistence_is_marked() -> None:
     assert '<td class="worse">−0.25</td>' in page.score_table("x", "m", [("6h", "5", "4", "–", -0.25)])
+
+
+def test_a_report_leaves_out_what_has_no_values(forecast: xr.Dataset, tmp_path: Path) -> None:
+    z = forecast["geopotential"]
+    part = forecast[["geopotential", "2m_temperature"]].assign(geopotential=z.where(z["level"] == 850)).isel(prediction_timedelta=[0])
+    text = write_report(tmp_path / "r.html", forecast=part).read_text()
+    assert "(z850)" in text and "(z500)" not in text
+    with pytest.raises(DataError, match="every value of 'z500' is missing"):
+        write_report(tmp_path / "s.html", forecast=part, variables=["z500"])
