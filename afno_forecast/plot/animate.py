@@ -99,7 +99,7 @@ def animate(forecast: xr.Dataset, variable: str, out: Path, *, truth: xr.Dataset
     """
     out = canvas.check_output(out, (".gif",))
     if not 0.1 <= fps <= 50:
-        raise ConfigError(f"{fps:g} frames a second cannot be shown", fix="give fps between 0.1 and 50")
+        raise ConfigError(f"{fps:g} frames a second cannot be shown", fix="give --fps between 0.1 and 50")
     series = Series(forecast, variable)
     if series.leads is None:
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file")

@@ -266,30 +266,32 @@ class Series:
     def instant(self, asked: str | int | None, what: str = "init") -> int:
         """Seconds of one of the file's times: `first`, `last`, an ISO date, or the only one when `asked` is None. Raises DataError."""
         if self.axis is None or not len(self.axis):
-            raise DataError(f"'{self.short}' has no times", fix=f"leave {what} out")
+            raise DataError(f"'{self.short}' has no times", fix=f"leave --{what} out")
         seconds = self.axis.seconds
         have = _shorten([self.axis.format(i) for i in range(min(len(seconds), 3))] if len(seconds) <= 3 else
                         [self.axis.format(0), self.axis.format(1), "...", self.axis.format(-1)])
         if asked is None:
             if len(seconds) > 1:
-                raise DataError(f"{len(seconds)} times to choose from: {have}", where=self.short, fix=f"give {what}=first, last or a date")
+                raise DataError(f"{len(seconds)} times to choose from: {have}", where=self.short,
+                                fix=f"choose one: --{what} first, --{what} last or a date")
             return int(seconds[0])
         if asked in ("first", "last"):
             return int(seconds.min() if asked == "first" else seconds.max())
         wanted = asked if isinstance(asked, int) else times.parse_instant(asked, self.calendar)
         if wanted not in seconds:
             raise DataError(f"no time {times.format_instant(wanted, self.calendar)} in this file; there are {have}", where=self.short,
-                            fix=f"give {what}=first, last or one of these")
+                            fix=f"give --{what} first, --{what} last or one of these")
         return wanted
 
     def lead(self, asked: object) -> int:
         """Seconds of one of the file's lead times, or the only one when `asked` is None. Raises DataError, ConfigError."""
         if self.leads is None:
-            raise ConfigError(f"'{self.short}' is no forecast: it has no lead times", fix="leave lead out, and give time")
+            raise ConfigError(f"'{self.short}' is no forecast: it has no lead times", fix="leave --lead out, and give --time")
         have = _shorten([times.format_duration(int(v)) for v in self.leads])
         if asked is None:
             if len(self.leads) > 1:
-                raise DataError(f"{len(self.leads)} lead times to choose from: {have}", where=self.short, fix="give lead, for example lead=5d")
+                raise DataError(f"{len(self.leads)} lead times to choose from: {have}", where=self.short,
+                                fix=f"choose one, for example --lead {times.format_duration(int(self.leads[0]))}")
             return int(self.leads[0])
         wanted = parse_lead(asked)
         if wanted not in self.leads:
@@ -335,10 +337,10 @@ class Series:
     def _find(self, init: str | int | None, lead: object, time: str | int | None) -> Field:
         if not self.is_forecast:
             if lead is not None or (init is not None and time is not None):
-                raise ConfigError(f"'{self.short}' is an analysis: it has no lead times", fix="give time alone")
+                raise ConfigError(f"'{self.short}' is an analysis: it has no lead times", fix="give --time alone")
             if self.axis is None:
                 if time is not None or init is not None:
-                    raise DataError(f"'{self.short}' has no times", fix="leave time out")
+                    raise DataError(f"'{self.short}' has no times", fix="leave --time out")
                 return self.at(None)
             return self.at(self.instant(time if time is not None else init, "time"))
         if time is None:
@@ -350,7 +352,7 @@ class Series:
         if lead is not None and init is None:
             seconds = self.lead(lead)
             return self.at(self.instant(valid - seconds), seconds)
-        raise ConfigError("a forecast's valid time goes with either init or lead", fix="give two of init, lead and time")
+        raise ConfigError("a forecast's valid time goes with either init or lead", fix="give two of --init, --lead and --time")
 
 
 def require_values(fields: Sequence[Field]) -> None:

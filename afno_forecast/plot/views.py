@@ -124,10 +124,10 @@ def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | N
         grid: of the data; a limited area is shown whole when no region is given.
         projection: one of `NAMES`; None takes robinson for a global grid, platecarree for a region.
         region: (west, east, south, north) in degrees; west may be greater than east, across the date line.
-        center: (longitude, latitude) in the middle, for orthographic; other projections use the longitude.
+        center: (longitude, latitude) in the middle; only orthographic and lambert can be centred on a latitude, others take 0 (a polar map the pole).
 
     Raises:
-        ConfigError: no such projection, or a region that is none.
+        ConfigError: no such projection, a region that is none, or a center that the projection cannot have.
     """
     name = projection or ("robinson" if region is None and grid.is_global else "platecarree")
     name = name.lower().replace("_", "").replace("-", "").replace(" ", "")
@@ -135,6 +135,7 @@ def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | N
         near = get_close_matches(name, NAMES, 1, 0.5)
         raise ConfigError(f"no projection '{projection}'; there are {', '.join(NAMES)}",
                           fix=f"did you mean '{near[0]}'?" if near else "use one of these")
+    _require_center(name, center)
     if region is None and not grid.is_global and name in ("platecarree", "lambert"):
         rows, left = np.sort(grid.latitude_edges()), float(grid.longitude[0])
         half = (grid.longitude[1] - grid.longitude[0]) / 2
@@ -143,10 +144,23 @@ def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | N
     if region is not None:
         west, east, south, north = (float(v) for v in region)
         if not (-90 <= south < north <= 90) or west == east or not all(np.isfinite(v) for v in (west, east)):
-            raise ConfigError(f"{region} is no region", fix="give west,east,south,north in degrees, for example -30,45,30,75")
+            raise ConfigError(f"{region} is no region", fix="give west, east, south and north in degrees, for example --region -30/45/30/75")
         span = east - west if 0 < east - west <= 360 else (east - west) % 360
         region = (west, west + span, south, north)
     return _make(name, region, center)
+
+
+def _require_center(name: str, center: tuple[float, float] | None) -> None:
+    """See that a projection can show the center in its middle. Raises ConfigError rather than leave out the latitude."""
+    if center is None:
+        return
+    longitude, latitude = center
+    if not (np.isfinite(longitude) and -90 <= latitude <= 90):
+        raise ConfigError(f"{longitude:g}/{latitude:g} is no place", where="--center", fix="give longitude and latitude in degrees: --center 10/50")
+    middle = {"npolar": 90.0, "spolar": -90.0}.get(name, 0.0)
+    if name not in ("orthographic", "lambert") and latitude != middle:
+        raise ConfigError(f"a {name} map cannot be centred on latitude {latitude:g}", where="--center",
+                          fix=f"add --projection orthographic, or give --center {longitude:g}/{middle:g}")
 
 
 def _projection(name: str, longitude: float, latitude: float) -> Any:
@@ -168,7 +182,7 @@ def _projection(name: str, longitude: float, latitude: float) -> Any:
 @lru_cache(maxsize=16)
 def _make(name: str, region: Region | None, center: tuple[float, float] | None) -> View:
     if name == "lambert" and region is None:
-        raise ConfigError("the lambert projection shows a region", fix="give region=west,east,south,north")
+        raise ConfigError("the lambert projection shows a region", fix="give west, east, south and north in degrees: --region -30/45/30/75")
     whole = (0.0, 30.0 if name == "orthographic" else 0.0)
     middle = whole if region is None else ((region[0] + region[1]) / 2, (region[2] + region[3]) / 2)
     longitude, latitude = center or middle

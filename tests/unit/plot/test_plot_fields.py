@@ -113,3 +113,11 @@ def test_a_level_that_a_variable_lacks_is_neither_listed_nor_drawn(forecast: xr.
         with pytest.raises(DataError, match="there are z500, u500, u850"):
             Series(lacking, name)
     assert Series(lacking, "geopotential").level == Series(lacking, "wind_speed").level == 500
+
+
+def test_what_must_be_chosen_is_asked_for_as_it_is_typed(forecast: xr.Dataset, truth: xr.Dataset) -> None:
+    for ds, choice, words in ((forecast, {"lead": "6h"}, "--init first, --init last"), (truth, {}, "--time first, --time last"),
+                              (forecast, {"init": "first"}, "--lead 6h")):
+        with pytest.raises(DataError) as refused:
+            Series(ds, "t2m").find(**choice)  # type: ignore[arg-type]
+        assert words in refused.value.fix

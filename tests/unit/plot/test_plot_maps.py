@@ -185,3 +185,18 @@ def test_wind_without_a_level_and_fields_without_a_time_are_said_to_have_none() 
     field = Series(ds, "msl").find()
     words = _words(maps.build_map(field, view_for(field.grid), wind=maps._wind_of(ds, field)))
     assert "wind arrows (level not given by the file)" in words and "Time not given by the file" in words
+
+
+@pytest.mark.parametrize(("projection", "center", "works"), [
+    (None, (10.0, 50.0), "--projection orthographic, or give --center 10/0"), ("platecarree", (10.0, -5.0), "--center 10/0"),
+    ("equalearth", (10.0, 50.0), "--center 10/0"), ("mollweide", (10.0, 50.0), "--center 10/0"), ("npolar", (10.0, 50.0), "--center 10/90"),
+    ("orthographic", (10.0, 95.0), "--center 10/50")])
+def test_a_center_that_a_projection_cannot_have_is_refused(forecast: xr.Dataset, projection: str | None, center: tuple[float, float],
+                                                           works: str) -> None:
+    grid = Series(forecast, "t2m").grid
+    with pytest.raises(ConfigError) as refused:
+        view_for(grid, projection, None, center)
+    assert works in refused.value.fix
+    longitude, latitude = (float(v) for v in refused.value.fix.rpartition(" ")[2].split("/"))
+    view_for(grid, projection, None, (longitude, latitude))
+    view_for(grid, "orthographic", None, (10.0, 50.0))
