@@ -51,14 +51,14 @@ class ForecastWriter:
         identity: hash of what produces the forecast: model, data and settings.
 
     Raises:
-        ConfigError: another forecast is there, or another process writes this one, or the suffix says no format.
+        ConfigError: another forecast is there, or another process writes this one, or the suffix says no format or another one.
         ResourceError: the folder is missing or read-only, or the disk too small; bytes needed and free are named.
     """
 
     def __init__(self, path: Path, *, channels: ChannelSet, orientation: Geometry, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64],
                  calendar: str, attrs: Mapping[str, str], format: Format | None = None, identity: str) -> None:
         self.path = Path(path)
-        self.format = format or _format_of(self.path)
+        self.format = _format_of(self.path, format)
         self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs)
         self._identity = self._layout.digest(f"{identity} {self.format}")
         self._shape_CHW = (len(channels), *(orientation.grid() if isinstance(orientation, Orientation) else orientation).shape)
@@ -138,9 +138,11 @@ class ForecastWriter:
         header = _read_progress(_progress_path(self.path))
         if self.format != "netcdf" and marks is None and header and header[0] == {"identity": self._identity}:
             return False  # killed before its metadata were written
-        what = "a file that is not a forecast of this program" if marks is None or IDENTITY not in marks else (
-            "a finished forecast" if marks.get(COMPLETE) == "yes" else "an unfinished forecast") + " of another model, other data or other settings"
-        raise ConfigError(f"there is {what}", where=str(self.path), fix=f"choose another --out, or remove it: {self._remove_command()}")
+        if marks is None or IDENTITY not in marks:  # the user's own data, perhaps the very analyses: no word of removing it
+            raise ConfigError("there is a file that is not a forecast of this program", where=str(self.path), fix="choose another --out")
+        what = "a finished forecast" if marks.get(COMPLETE) == "yes" else "an unfinished forecast"
+        raise ConfigError(f"there is {what} of another model, other data or other settings", where=str(self.path),
+                          fix=f"choose another --out, or remove it: {self._remove_command()}")
 
     def _remove_command(self) -> str:
         return " ".join(["rm -r", *(_quoted(p) for p in dict.fromkeys((self.path, self._store, _progress_path(self.path))) if os.path.lexists(p))])
@@ -287,11 +289,17 @@ def _read_progress(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _format_of(path: Path) -> Format:
+def _format_of(path: Path, asked: Format | None) -> Format:
     formats: dict[str, Format] = {".zarr": "zarr2", ".nc": "netcdf", ".nc4": "netcdf"}
-    if path.suffix not in formats:
+    usual = formats.get(path.suffix)
+    if asked is None and usual is None:
         raise ConfigError(f"'{path.name}' does not say which format to write", where="--out", fix="end it in .zarr or .nc")
-    return formats[path.suffix]
+    if asked is not None and usual is not None and (asked == "netcdf") != (usual == "netcdf"):
+        raise ConfigError(f"'{path.name}' and the format {asked} contradict each other", where="--out",
+                          fix=f"leave --format out, or end --out in {'.nc' if asked == 'netcdf' else '.zarr'}")
+    found = asked or usual
+    assert found is not None
+    return found
 
 
 def _require_folder(path: Path) -> None:

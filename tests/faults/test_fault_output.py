@@ -160,11 +160,13 @@ def test_a_file_of_another_origin_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "fc.zarr" / "thesis.txt").write_text("my thesis")
     xr.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc")
     (tmp_path / "late.nc.partial").mkdir()
-    for name in ("fc.nc", "fc.zarr", "other.nc", "late.nc"):
-        with pytest.raises(ConfigError, match=r"not a forecast of this program|of another origin"):
+    xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "data.zarr", zarr_format=2, consolidated=True)
+    for name in ("fc.nc", "fc.zarr", "other.nc", "late.nc", "data.zarr"):
+        with pytest.raises(ConfigError, match=r"not a forecast of this program|of another origin") as refused:
             make_writer(tmp_path / name)
+        assert "rm " not in str(refused.value)
     assert (tmp_path / "fc.nc").read_text() == (tmp_path / "fc.zarr" / "thesis.txt").read_text() == "my thesis"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.nc", "fc.zarr", "late.nc.partial", "other.nc"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.zarr", "fc.nc", "fc.zarr", "late.nc.partial", "other.nc"]
 
 
 def test_two_writers_of_one_file(tmp_path: Path) -> None:

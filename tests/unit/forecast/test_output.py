@@ -200,3 +200,10 @@ def test_missing_values_of_a_masked_variable_are_kept(tmp_path: Path) -> None:
         with xr.open_dataset(write(tmp_path / name, data, channels=channels)) as ds:
             np.testing.assert_array_equal(ds["sea_surface_temperature"].values, data[:, :, 0])
         assert open_forecast(tmp_path / name)["sea_surface_temperature"].shape == (3, 2, 5, 8)
+
+
+@pytest.mark.parametrize(("name", "form", "ending"), [("fc.zarr", "netcdf", ".nc"), ("fc.nc", "zarr2", ".zarr"), ("fc.nc4", "zarr3", ".zarr")])
+def test_a_format_that_contradicts_the_name_is_refused(tmp_path: Path, name: str, form: str, ending: str) -> None:
+    with pytest.raises(ConfigError, match="contradict") as refused:
+        write(tmp_path / name, states(), format=form)
+    assert refused.value.fix.endswith(ending) and not list(tmp_path.iterdir())
