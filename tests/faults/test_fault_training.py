@@ -170,7 +170,7 @@ def test_weights_that_blow_up_are_named(tiny_experiment: Path) -> None:
 
 
 def test_training_and_validation_must_not_overlap(tiny_experiment: Path) -> None:
-    with pytest.raises(ConfigError, match="training and validation overlap from 2001-01-20T00 to 2001-01-25T00") as error:
+    with pytest.raises(ConfigError, match="overlaps the training period, 2001-01-01 to 2001-01-25") as error:
         train(tiny_experiment, "data.validation.start=2001-01-20")
     assert error.value.exit_code == 2
 
