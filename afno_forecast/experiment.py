@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,11 @@ from .config import Strict, dump_config, load_config
 from .data.loader import Loader
 from .data.store import Store, is_store
 from .documents import KeyPath, nearest
-from .errors import ConfigError, DataError, ForecastError
+from .errors import ConfigError, DataError, ForecastError, printable
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from .times import format_duration, format_instant, parse_duration, parse_instant
-from .training.train import TrainingConfig, fit, require_writable
+from .training.run_folder import run_folder
+from .training.train import TrainingConfig, fit
 from .training.validation import ValidationConfig, Validator
 
 
@@ -187,11 +189,17 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
         the model folder of the best validation.
 
     Raises:
-        ConfigError: periods overlap, or the run folder already holds a run and `resume` was not asked for.
+        ConfigError: periods overlap, the batch is larger than the training samples, another process trains in the run folder, or it already
+            holds a run and `resume` was not asked for.
         DataError, CheckpointError, ResourceError, DivergenceError, Stopped: see errors.py.
     """
     folder = Path(experiment.output)
-    require_writable(folder)
+    with run_folder(folder, echo):
+        _train_into(folder, experiment, resume, echo)
+    return folder / "model"
+
+
+def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callable[[str], None]) -> None:
     if (folder / "checkpoints").exists() and not resume:
         raise ConfigError("the run folder already holds a training", where=str(folder),
                           fix="add --resume to go on, or choose another with output=PATH")
@@ -202,8 +210,7 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
     forecaster = _build(experiment, inputs)
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
-    loader = Loader(store, forecaster.channels, time_step=inputs.time_step, history=forecaster.history, start=train[0], end=train[1],
-                    batch_size=experiment.training.batch_size, seed=experiment.seed, cache_bytes=experiment.training.cache_megabytes << 20)
+    loader = _loader(experiment, store, forecaster, train)
     windows = loader.windows(max(stage.rollout for stage in experiment.training.stages))
     if windows.dropped:
         echo(f"note: {windows.reason}; they are left out")
@@ -220,14 +227,26 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
         model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
 
     fit(forecaster, loader, validator, experiment.training, folder, keep_model=keep_model, resume=resume, echo=echo)
-    return folder / "model"
 
 
 def try_out(experiment: Experiment) -> None:
     """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
     store = _open_store(experiment)
-    check_periods(experiment, store)
-    _build(experiment, model_inputs(experiment, store))
+    train, _ = check_periods(experiment, store)
+    _loader(experiment, store, _build(experiment, model_inputs(experiment, store)), train)
+
+
+def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train: tuple[int, int]) -> Loader:
+    """The training samples. Raises ConfigError when a batch would hold a sample twice."""
+    config = experiment.training
+    loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
+                    batch_size=config.batch_size, seed=experiment.seed, cache_bytes=config.cache_megabytes << 20)
+    rollout = max(stage.rollout for stage in config.stages)
+    largest = loader.num_samples(rollout)
+    if config.batch_size > largest:
+        raise ConfigError(f"a batch of {config.batch_size} is larger than the training period's {largest} samples at rollout {rollout}",
+                          where="training.batch_size", fix=f"use at most training.batch_size={largest}, or a longer training period")
+    return loader
 
 
 def _open_store(experiment: Experiment) -> Store:
@@ -302,11 +321,16 @@ def model_inputs(experiment: Experiment, store: Store) -> ModelInputs:
                        static, attrs)
 
 
+def _inert(text: object) -> str:
+    """A source's own words for Markdown: on one line, nothing for a terminal to obey, no HTML."""
+    return html.escape(printable(str(text)), quote=False)
+
+
 def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInputs, score: float, table: xr.Dataset) -> str:
     """Markdown that says what the model is, what it was trained on, and how it scored."""
     hours = [int(v / np.timedelta64(1, "h")) for v in table["lead_time"].values]
-    rows = [f"| {name} | " + " | ".join(f"{float(v):.3f}" for v in item.values) + " |" for name, item in table.data_vars.items()]
-    about = [f"- {key}: {inputs.attrs[key]}" for key in ("title", "institution", "source", "license") if key in inputs.attrs]
+    rows = [f"| {_inert(name)} | " + " | ".join(f"{float(v):.3f}" for v in item.values) + " |" for name, item in table.data_vars.items()]
+    about = [f"- {key}: {_inert(inputs.attrs[key])}" for key in ("title", "institution", "source", "license") if key in inputs.attrs]
     data = experiment.data
     return "\n".join([
         f"# {experiment.name}", "",
@@ -314,7 +338,7 @@ def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInpu
         f"steps of {data.time_step}, {inputs.grid.describe()}.", "",
         "## Data", *about,
         f"- trained on {data.train.start} to {data.train.end}; chosen on {data.validation.start} to {data.validation.end}",
-        f"- channels: {', '.join(f'{c.short} [{c.units}]' for c in inputs.channels)}",
+        f"- channels: {', '.join(_inert(f'{c.short} [{c.units}]') for c in inputs.channels)}",
         f"- other inputs: {', '.join([*experiment.model.static, *experiment.model.forcings]) or 'none'}", "",
         "## Validation", f"RMSE divided by the RMSE of persistence (below 1 is better), mean {score:.4f}, by lead time:", "",
         "| channel | " + " | ".join(f"{h} h" for h in hours) + " |", "|" + "---|" * (len(hours) + 1), *rows, "",

@@ -1,13 +1,18 @@
 """FAULTS 24: what training would refuse later is found in the configuration, with its line, before anything is started."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 from click.testing import CliRunner
 
 from afno_forecast.cli import cli
+from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError
-from afno_forecast.experiment import load_experiment, run_training, try_out
+from afno_forecast.experiment import load_experiment, model_card, model_inputs, run_training, try_out
+from afno_forecast.forecaster import build_forecaster
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +45,8 @@ def test_everything_that_training_would_refuse_later_is_found_at_once(tmp_path: 
     ("model.static=[land_sea_mask]", "model.static[0]: unknown static field 'land_sea_mask'; there are orog"),
     ("model.static=[orogs]", "unknown static field 'orogs' (did you mean 'orog'?)"),
     ("data.time_step=soon", "data.time_step: 'soon' is not a duration (write it as 6h"),
+    ("data.time_step=6", "data.time_step: must be text, got 6 (write 6h)"),
+    ("validation.lead_time=36", "validation.lead_time: must be text, got 36 (write 36h)"),
     ("training.optimizer.betas=[0.9, -0.5]", "betas[1]: must be greater than or equal to 0, got -0.5"),
 ])
 def test_one_wrong_value(tiny_experiment: Path, override: str, words: str) -> None:
@@ -76,3 +83,14 @@ def test_the_command_that_makes_the_store_keeps_the_validation_out_of_its_statis
     with pytest.raises(DataError) as caught:
         run_training(load_experiment(tiny_experiment, ["data.store=my store.zarr"]), resume=False, echo=[].append)
     assert caught.value.fix == "make one: afno-forecast data build SOURCE 'my store.zarr' --statistics 2001-01-01/2001-01-25"
+
+
+def test_the_model_card_holds_no_word_of_a_source_that_a_terminal_or_browser_obeys(tiny_experiment: Path) -> None:
+    experiment = load_experiment(tiny_experiment)
+    inputs = model_inputs(experiment, Store.open(Path(experiment.data.store)))
+    evil = "\x1b]0;owned\x07\u202e <script>alert(1)</script> & co\n# heading"
+    inputs = replace(inputs, attrs={**inputs.attrs, "title": evil, "institution": evil, "license": "CC BY 4.0"})
+    table = xr.Dataset({evil: ("lead_time", [0.5])}, {"lead_time": np.asarray([6], "timedelta64[h]").astype("timedelta64[ns]")})
+    card = model_card(experiment, build_forecaster(experiment.model, inputs), inputs, 0.5, table)
+    assert all(line.isprintable() for line in card.split("\n")) and not set(card) & set("<>")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in card and "\n# heading" not in card and "- license: CC BY 4.0" in card

@@ -1,0 +1,68 @@
+"""The run folder while a training runs in it: made, held by one process alone, and gone again if nothing came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from ..errors import ConfigError
+from .train import require_writable
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
+    """Hold a run folder. The lock goes with the process, however that ends; folders made here that are empty at the end are removed.
+
+    Args:
+        folder: made with its parents where it does not exist.
+        echo: prints a line.
+
+    Raises:
+        ConfigError: another process trains in it; names host, pid and time.
+        ResourceError: it cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        require_writable(folder)
+        with _locked(folder / LOCK, echo) as lock:
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    if os.fstat(lock.fileno()).st_ino == (folder / LOCK).stat().st_ino:
+                        (folder / LOCK).unlink()
+    finally:
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for path in made:
+                path.rmdir()
+
+
+def _locked(path: Path, echo: Callable[[str], None]) -> TextIO:
+    """The lock file, open and locked. One that its holder removed between opening and locking is opened anew."""
+    while True:
+        lock = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            raise ConfigError(f"another process trains in this run folder{f': {holder}' if holder else ''}", where=str(path.parent),
+                              fix="wait for it, or choose another folder with output=PATH") from error
+        except OSError as error:
+            echo(f"note: this file system has no locks ({error.strerror}); see to it that no other training uses {path.parent}")
+        if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+            break
+        lock.close()
+    lock.truncate(0)
+    lock.write(f"host {socket.gethostname()}, pid {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+    lock.flush()
+    return lock
