@@ -17,7 +17,7 @@ from ..times import TimeAxis, common_step, format_instant
 from .blocks import match_fill
 from .layout import Layout
 from .provenance import describe_source
-from .sources import Source
+from .sources import Source, refusals
 from .sources_notes import tell
 
 
@@ -49,8 +49,8 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
               layout_bytes: tuple[int, int]) -> Plan:
     """Resolve a recipe against a source, without reading fields. Raises ConfigError and DataError."""
     times = source.times
-    chosen = source.channels if channels is None else source.channels.select(channels)
-    fixed = source.static if static is None else source.static.select(static)
+    chosen = source.channels if channels is None else _select(source, source.channels, channels)
+    fixed = source.static if static is None else _select(source, source.static, static)
     if not len(times) or not len(chosen):
         raise DataError("nothing to build: no time, or no channel that varies in time", fix="give other files or channels")
     if round_bits is not None and not 1 <= round_bits <= 23:
@@ -74,6 +74,19 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
               "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
     return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
                 recipe, tuple(notes))
+
+
+def _select(source: Source, there: ChannelSet, names: Sequence[str]) -> ChannelSet:
+    """The named ones. Raises DataError with every name that is missing, and why where the source holds but refused it."""
+    try:
+        return there.select(names)
+    except DataError as error:
+        absent = [name for name in names if name not in (*there.names, *there.shorts)]
+        reasons = dict.fromkeys(reason for name in absent for reason in refusals(name, source.findings)[:1])
+        if not reasons:
+            raise
+        raise DataError(f"{error.what}; refused: {'; '.join(reasons)}", where=", ".join(source.paths),
+                        fix="mend the file as this says, or use names from this list") from error
 
 
 def folders_of(source: Source) -> tuple[str, ...]:

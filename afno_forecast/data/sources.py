@@ -149,7 +149,7 @@ def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, ha
             chosen.append(prognostic.channels[prognostic.names.index(full)])
         elif full not in static.names:
             missing.append(name)
-            reasons += [f.refused for f in findings if f.refused and (f.file_name == name or split_name(f.file_name)[0] == variable)][:1]
+            reasons += refusals(name, findings)[:1]
     if missing:
         near = get_close_matches(missing[0], [*prognostic.names, *have], 1, 0.6)
         reason = f" ({reasons[0]})" if reasons else ""
@@ -157,6 +157,12 @@ def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, ha
         raise DataError(f"no channel {', '.join(missing)}{reason}; there are {', '.join(have) or 'none'}", where=where,
                         fix=f"did you mean '{near[0]}'?" if near else "use names from this list")
     return ChannelSet(tuple(chosen))
+
+
+def refusals(name: str, findings: Sequence[Finding]) -> list[str]:
+    """Why the variables of a file that bear a channel's name, any of its names, are not used."""
+    variable = split_name(name)[0]
+    return [f.refused for f in findings if f.refused and (f.file_name == name or split_name(f.file_name)[0] == variable)]
 
 
 def _dataset(fields: Sequence[Field], times: TimeAxis, grid: LatLonGrid) -> xr.Dataset:

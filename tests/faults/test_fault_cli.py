@@ -61,6 +61,13 @@ def test_build_tells_what_it_converts_and_what_it_refuses(program: Program, tmp_
     assert code == 0 and REFUSED in out
 
 
+@pytest.mark.parametrize("name", ["msl", "mean_sea_level_pressure"])
+def test_a_channel_that_was_refused_is_not_just_absent(program: Program, tmp_path: Path, name: str) -> None:
+    code, _, err = program("data", "build", write(tmp_path / "a.nc"), tmp_path / "s.zarr", "--channels", f"t2m,{name}")
+    assert code == 3 and err.splitlines()[0] == f"no channel {name}; there are t2m, sp; refused: {REFUSED.partition('msl: ')[2]}"
+    assert str(tmp_path / "a.nc") in err.splitlines()[1]
+
+
 def test_a_store_does_not_depend_on_the_folder_of_its_source(program: Program, tmp_path: Path) -> None:
     (tmp_path / "an other").mkdir()
     for folder in (tmp_path, tmp_path / "an other"):
