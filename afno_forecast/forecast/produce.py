@@ -35,10 +35,7 @@ def select_inits(text: str, states: States, *, history: int, time_step: int) -> 
     """
     calendar = states.times.calendar
     if text in {"first", "last"}:
-        available = set(states.times.seconds.tolist())
-        complete = [s for s in states.times.seconds.tolist() if all(s - k * time_step in available for k in range(history))]
-        if not complete:
-            raise DataError(f"no analysis has {history} states {format_duration(time_step)} apart", fix="give data that hold the model's history")
+        complete = _complete_inits(states, history, time_step)
         return np.asarray([complete[0 if text == "first" else -1]], dtype=np.int64)
     parts = text.split("/")
     if len(parts) == 1:
@@ -49,6 +46,36 @@ def select_inits(text: str, states: States, *, history: int, time_step: int) -> 
     if end < start:
         raise ConfigError(f"'{text}' ends before it starts", fix="write START/END/STEP with the earlier date first")
     return np.arange(start, end + 1, step, dtype=np.int64)
+
+
+def _complete_inits(states: States, history: int, time_step: int) -> list[int]:
+    """The instants with the whole history before them, in order. Raises DataError when there are none."""
+    available = set(states.times.seconds.tolist())
+    complete = [s for s in states.times.seconds.tolist() if all(s - k * time_step in available for k in range(history))]
+    if not complete:
+        raise DataError(f"no analysis has {history} states {format_duration(time_step)} apart", fix="give data that hold the model's history")
+    return complete
+
+
+def history_rows(states: States, inits: NDArray[np.int64], *, history: int, time_step: int) -> NDArray[np.int64]:
+    """Positions in the data of the states that a model reads, oldest first; shape (I, T).
+
+    Raises DataError when an init time, or a state before it, is not in the data.
+    """
+    states.index_of(inits)
+    seconds_IT = inits[:, None] - np.arange(history - 1, -1, -1, dtype=np.int64) * time_step
+    whole = np.isin(seconds_IT, states.times.seconds)
+    if not whole.all():
+        row = int(np.argmin(whole.all(axis=1)))
+        init, calendar = int(inits[row]), states.times.calendar
+        absent = ", ".join(format_instant(int(s), calendar) for s in seconds_IT[row][~whole[row]])
+        complete = _complete_inits(states, history, time_step)
+        nearest = next((s for s in complete if s >= init), complete[-1])
+        which = "first" if nearest == complete[0] else "next" if nearest > init else "last"
+        raise DataError(f"a forecast from {format_instant(init, calendar)} needs {absent} as well, which is not in the data: "
+                        f"the model reads {history} states {format_duration(time_step)} apart", where=states.where,
+                        fix=f"the {which} init that works is {format_instant(nearest, calendar)}")
+    return states.index_of(seconds_IT)
 
 
 def require_fit(forecaster: Forecaster, states: States) -> None:
@@ -100,8 +127,7 @@ def produce_forecast(model: Path, data: Path | Sequence[Path], *, init: str, lea
     require_fit(forecaster, states)
     forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     inits = select_inits(init, states, history=forecaster.history, time_step=forecaster.time_step)
-    past = np.arange(forecaster.history - 1, -1, -1, dtype=np.int64) * forecaster.time_step
-    rows_IT = states.index_of((inits[:, None] - past[None, :]).ravel()).reshape(len(inits), forecaster.history)
+    rows_IT = history_rows(states, inits, history=forecaster.history, time_step=forecaster.time_step)
     leads = np.arange(1, lead_time // forecaster.time_step + 1, dtype=np.int64) * forecaster.time_step
     name = _model_name(model)
     identity = _identity(model, states, rows_IT, inits, leads)

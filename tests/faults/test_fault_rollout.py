@@ -11,9 +11,12 @@ import xarray as xr
 from safetensors.torch import load_file, save_file
 
 from afno_forecast import model_folder
+from afno_forecast.data.states import open_states
+from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError, DivergenceError, ForecastError, Stopped
 from afno_forecast.forecast.output import ForecastWriter
-from afno_forecast.forecast.produce import produce_forecast
+from afno_forecast.forecast.produce import history_rows, produce_forecast
+from afno_forecast.times import format_duration, format_instant
 
 INIT, LEAD = "2001-01-20T06", 3 * 86400
 
@@ -90,6 +93,22 @@ def test_a_signal_stops_between_two_steps_and_the_same_command_goes_on(suffix: s
     assert stopped.value.exit_code == 75 and "run the same command again" in str(stopped.value)
     monkeypatch.setattr(ForecastWriter, "write", original)
     xr.testing.assert_identical(forecast(tiny_model, tiny_store, tmp_path / f"cut.{suffix}", inits, batch_size=1), whole)
+
+
+def test_an_init_without_its_history_is_told_of_the_history_and_of_one_that_works(tiny_store: Path) -> None:
+    states = open_states(tiny_store, Store.open(tiny_store).channels)
+    step = Store.open(tiny_store).time_step
+    first, last = (int(states.times.seconds[i]) for i in (0, -1))
+    assert history_rows(states, np.asarray([first + step, last]), history=2, time_step=step).tolist() == [
+        [0, 1], [len(states.times) - 2, len(states.times) - 1]]
+    with pytest.raises(DataError) as refused:
+        history_rows(states, np.asarray([first]), history=2, time_step=step)
+    before, works = (format_instant(s, states.times.calendar) for s in (first - step, first + step))
+    assert f"a forecast from {states.times.format(0)} needs {before} as well" in refused.value.what
+    assert f"the model reads 2 states {format_duration(step)} apart" in refused.value.what
+    assert refused.value.fix == f"the first init that works is {works}"
+    with pytest.raises(DataError, match="no data for"):
+        history_rows(states, np.asarray([first - step]), history=2, time_step=step)
 
 
 def test_a_missing_channel_is_refused_with_both_lists(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
