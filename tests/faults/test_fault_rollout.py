@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,48 @@ def test_a_rollout_that_diverges_names_lead_and_channel_and_keeps_what_was_befor
     with pytest.raises(DivergenceError, match=r"is not finite at lead \d+") as error:
         produce_forecast(model, tiny_store, init=INIT, lead_time=LEAD, out=tmp_path / "fc.zarr", echo=[].append)
     assert error.value.exit_code == 6 and "2001-01-20T06" in str(error.value)
+
+
+def test_the_forecast_does_not_depend_on_how_the_store_is_cut(tiny_model: Path, tiny_weather: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.data.build import build_store
+    from afno_forecast.data.sources import open_source
+
+    build_store(open_source(tiny_weather), tmp_path / "cut.zarr", shard_bytes=5000, chunk_bytes=400)
+    whole, cut = (forecast(tiny_model, store, tmp_path / f"{store.stem}.nc") for store in (tiny_store, tmp_path / "cut.zarr"))
+    for name in whole.data_vars:
+        assert np.array_equal(whole[name].values, cut[name].values, equal_nan=True), name
+
+
+@pytest.mark.parametrize("backbone", ["{kind: hierarchical, widths: [8, 8, 16], num_blocks: 2}",
+                                      "{kind: plain, patch: [2, 5], width: 16, depth: 1, num_blocks: 2}"])
+def test_pole_rows_and_sizes_no_patch_divides_keep_every_row(backbone: str, make_tiny_experiment: Callable[[Path], Path], weather: xr.Dataset,
+                                                           tmp_path: Path) -> None:
+    """9 rows with both poles, 12 columns: the path from file to forecast gives 9 rows back, none of them copied or lost."""
+    from afno_forecast.data.build import build_store
+    from afno_forecast.data.sources import open_source
+    from afno_forecast.experiment import load_experiment, run_training
+    from afno_forecast.times import parse_instant
+
+    poles = weather.interp(latitude=np.linspace(-90, 90, 9), kwargs={"fill_value": "extrapolate"}).astype("f4")
+    for name in weather.data_vars:
+        poles[name].attrs = weather[name].attrs
+    poles.latitude.attrs["units"] = "degrees_north"
+    poles.to_netcdf(tmp_path / "poles.nc")
+    period = (parse_instant("2001-01-01"), parse_instant("2001-01-25"))
+    build_store(open_source(tmp_path / "poles.nc"), tmp_path / "poles.zarr", statistics_period=period)
+    settings = (f"data.store={tmp_path / 'poles.zarr'}", "training.budget.train_steps=3", "validation.count=1", f"model.backbone={backbone}")
+    model = run_training(load_experiment(make_tiny_experiment(tmp_path), settings), resume=False, echo=[].append)
+    mine = forecast(model, tmp_path / "poles.nc", tmp_path / "fc.nc")
+    assert mine.latitude.values[[0, -1]].tolist() == [-90, 90] and mine.sizes["latitude"] == 9
+    last = mine["2m_temperature"].isel(prediction_timedelta=-1)[0].values
+    assert np.isfinite(last).all() and np.abs(np.diff(last, axis=0)).max(axis=1).min() > 0
+
+
+def test_a_patch_larger_than_the_grid_is_a_configuration_fault(make_tiny_experiment: Callable[[Path], Path], tmp_path: Path) -> None:
+    from afno_forecast.experiment import load_experiment, run_training
+
+    path = make_tiny_experiment(tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.backbone") as error:
+        run_training(load_experiment(path, ["model.backbone={kind: plain, patch: [32, 32], width: 16, depth: 1, num_blocks: 2}"]), resume=False,
+                     echo=[].append)
+    assert error.value.exit_code == 2

@@ -20,6 +20,7 @@ from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, ResourceError
 from afno_forecast.experiment import load_experiment, run_training
 from afno_forecast.training.checkpoint import Progress, load_newest, save_checkpoint
+from afno_forecast.training.optimizers import Optimizers
 from afno_forecast.training.validation import Validator
 
 RUN = ("import sys; from pathlib import Path; from afno_forecast.experiment import *; "
@@ -162,6 +163,24 @@ def test_a_loss_that_is_not_finite_stops_within_the_step_and_says_where(value: f
     assert "batch starting at 2001-01-" in str(error.value)
     found = load_newest(tmp_path / "run" / "checkpoints", [].append)
     assert found is not None and found[0].train_step == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(tiny_experiment: Path, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    original, seen = Optimizers.clip, []
+
+    def clip(self: Optimizers) -> torch.Tensor:
+        seen.append(1)
+        if len(seen) == 3:
+            next(p for part in self._parts.values() for group in part.param_groups for p in group["params"] if p.grad is not None).grad.fill_(np.inf)
+        return original(self)
+
+    monkeypatch.setattr(Optimizers, "clip", clip)
+    with pytest.raises(DivergenceError, match="the gradient of train step 3 is not finite: not in the first step") as error:
+        train(tiny_experiment, "training.checkpoint_minutes=1e-6")
+    assert error.value.exit_code == 6
+    found = load_newest(tmp_path / "run" / "checkpoints", [].append)
+    assert found is not None and found[0].train_step == 2 and all(torch.isfinite(t).all() for t in found[1].values() if t.is_floating_point())
 
 
 def test_weights_that_blow_up_are_named(tiny_experiment: Path) -> None:
