@@ -47,12 +47,6 @@ class Channel:
         """`z500` or `t2m`."""
         return vocabulary.short_name(self.variable, self.level)
 
-    @property
-    def is_vector(self) -> bool:
-        """Whether it is a horizontal vector component."""
-        known = vocabulary.BY_NAME.get(self.variable)
-        return known is not None and known.is_vector
-
 
 @dataclass(frozen=True)
 class ChannelSet:
