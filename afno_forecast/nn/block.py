@@ -5,10 +5,15 @@ Axes: B batch, H row, W column, C channel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .convolution import convolve
 from .mixers import MIXERS, MixerName, MixerOptions
+from .modulation import Norm
 from .padding import Boundary, pad
 
 
@@ -36,18 +41,38 @@ class BoundaryConv(nn.Module):
         return convolve(padded_BCHW, self.conv.weight, self.conv.bias).permute(0, 2, 3, 1)
 
 
+class Stack(nn.ModuleList):
+    """Blocks one after another, all with the same features of the conditions.
+
+    `checkpointing` (off) trades time for memory in training: each block keeps only its input for the backward pass.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__(blocks)
+        self.checkpointing = False
+
+    def forward(self, x_BHWC: Tensor, features_BE: Tensor | None = None) -> Tensor:
+        """Refined field, the same shape."""
+        for block in self:
+            if self.checkpointing and torch.is_grad_enabled():
+                x_BHWC = checkpoint(block, x_BHWC, features_BE, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BHWC = block(x_BHWC, features_BE)
+        return x_BHWC
+
+
 class ResidualBlock(nn.Module):
     """x + conv(gelu(conv(norm(x)))); the second convolution starts from zero, so that the block starts as the identity."""
 
-    def __init__(self, dim: int, boundary: Boundary) -> None:
+    def __init__(self, dim: int, boundary: Boundary, *, conditioned: bool = False) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = Norm(dim, conditioned=conditioned)
         self.first = BoundaryConv(dim, dim, boundary)
         self.second = BoundaryConv(dim, dim, boundary, zero=True)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
+    def forward(self, x_BHWC: Tensor, features_BE: Tensor | None = None) -> Tensor:
         """Refined field, the same shape."""
-        refined: Tensor = x_BHWC + self.second(nn.functional.gelu(self.first(self.norm(x_BHWC))))
+        refined: Tensor = x_BHWC + self.second(nn.functional.gelu(self.first(self.norm(x_BHWC, features_BE))))
         return refined
 
 
@@ -77,21 +102,23 @@ class MixerBlock(nn.Module):
         mlp_ratio: hidden channels of the MLP as a multiple of its channels.
         boundary: see `padding.pad`.
         local: add the convolution.
+        conditioned: scale and shift after both norms.
     """
 
-    def __init__(self, options: MixerOptions, mixer: MixerName, mlp_ratio: float, boundary: Boundary, *, local: bool) -> None:
+    def __init__(self, options: MixerOptions, mixer: MixerName, mlp_ratio: float, boundary: Boundary, *, local: bool,
+                 conditioned: bool = False) -> None:
         super().__init__()
-        self.mixer_norm = nn.LayerNorm(options.dim)
+        self.mixer_norm = Norm(options.dim, conditioned=conditioned)
         self.mixer = MIXERS[mixer](options)
         self.local = BoundaryConv(options.dim, options.dim, boundary) if local else None
-        self.mlp_norm = nn.LayerNorm(options.dim)
+        self.mlp_norm = Norm(options.dim, conditioned=conditioned)
         self.mlp = MLP(options.dim, mlp_ratio)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
+    def forward(self, x_BHWC: Tensor, features_BE: Tensor | None = None) -> Tensor:
         """Mixed tokens, the same shape."""
-        normed = self.mixer_norm(x_BHWC)
+        normed = self.mixer_norm(x_BHWC, features_BE)
         x_BHWC = x_BHWC + normed + self.mixer(normed)
         if self.local is not None:
             x_BHWC = x_BHWC + self.local(normed)
-        mixed: Tensor = x_BHWC + self.mlp(self.mlp_norm(x_BHWC))
+        mixed: Tensor = x_BHWC + self.mlp(self.mlp_norm(x_BHWC, features_BE))
         return mixed
