@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import html
-import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from . import __version__, model_folder, vocabulary
 from .config import Strict, dump_config, load_config
 from .data.loader import Loader
 from .data.store import Store, is_store
-from .documents import KeyPath, nearest
+from .data.tendencies import tendency_std
+from .documents import nearest
 from .errors import ConfigError, DataError, ForecastError, printable
-from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
+from .experiment_steps import Problems, value_at, wrong_steps
+from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
 from .training.run_folder import run_folder
 from .training.train import TrainingConfig, fit
@@ -58,38 +59,28 @@ class DataConfig(Strict):
     channels: tuple[str, ...] = Field(min_length=1)
     """Prognostic channels in tensor order, for example z500, t850, t2m."""
     time_step: str
-    """The model's step, for example 6h; a multiple of the store's."""
+    """The model's step, for example 6h; a multiple of the store's. See also model.time_steps."""
     train: Period
     """Training period; statistics must come from inside it."""
     validation: Period
     """Validation period; must not overlap the training period."""
 
 
-_Problems = Iterator[tuple[KeyPath, str]]
-
-
-def _beyond_types(values: dict[str, Any]) -> _Problems:
+def _beyond_types(values: dict[str, Any]) -> Problems:
     """What is wrong although each value has its type: names, durations, periods, decay rates. The values may be malformed."""
     yield from _unknown_names(values)
-    yield from _wrong_durations(values)
-    yield from _wrong_periods(_at(values, "data"))
+    yield from wrong_steps(values)
+    yield from _wrong_periods(value_at(values, "data"))
 
 
-def _at(values: Any, *path: str) -> Any:
-    """The value at a path; None where there is none."""
-    for key in path:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
-
-
-def _unknown_names(values: dict[str, Any]) -> _Problems:
+def _unknown_names(values: dict[str, Any]) -> Problems:
     """Channels and static fields that the store lacks; before the store is built, those that the vocabulary lacks."""
-    path = Path(str(_at(values, "data", "store") or ""))
+    path = Path(str(value_at(values, "data", "store") or ""))
     store = Store.open(path) if path.is_dir() and is_store(path) else None
     channels = list(store.channels.shorts if store else vocabulary.known_names())
     static = list(store.static_channels.shorts if store else (v.short for v in vocabulary.VARIABLES if v.constant))
     for kind, key, known in (("channel", ("data", "channels"), channels), ("static field", ("model", "static"), static)):
-        names = _at(values, *key)
+        names = value_at(values, *key)
         spellings = known if kind == "channel" else [*known, *(vocabulary.split_name(name)[0] for name in known)]
         for position, name in enumerate(names if isinstance(names, list) else ()):
             if isinstance(name, str) and _short(name) not in known:
@@ -98,48 +89,22 @@ def _unknown_names(values: dict[str, Any]) -> _Problems:
                 yield (*key, position), f"unknown {kind} '{name}'{hint}"
 
 
-def _wrong_durations(values: dict[str, Any]) -> _Problems:
-    """Durations that cannot be read, and a validation that is no whole number of steps."""
-    seconds: dict[tuple[str, str], int] = {}
-    for path in (("data", "time_step"), ("validation", "lead_time")):
-        text = _at(values, *path)
-        if not isinstance(text, str):
-            continue
-        try:
-            seconds[path] = parse_duration(text)
-        except ConfigError as error:
-            near = _nearest_duration(text)
-            hint = f"did you mean '{near}'?" if near else error.fix
-            yield path, f"{error.what} ({hint})"
-    if len(seconds) == 2:
-        step, lead = seconds.values()
-        if lead % step:
-            longer = format_duration((lead // step + 1) * step)
-            yield ("validation", "lead_time"), f"{format_duration(lead)} is not a multiple of data.time_step, {format_duration(step)} (use {longer})"
-
-
-def _nearest_duration(text: str) -> str | None:
-    """`6h` for `6 hours`; None where nothing is near."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)[\s_-]*(s|m|h|d|w)[a-z]*\s*", text.lower())
-    return match[1] + match[2].replace("m", "min") if match else None
-
-
-def _wrong_periods(data: Any) -> _Problems:
+def _wrong_periods(data: Any) -> Problems:
     """Periods that end before they start, and validation inside training, as far as the dates can be read."""
     whole: list[tuple[int, int]] = []
     for part in ("train", "validation"):
-        start, end = (_order(_at(data, part, key)) for key in ("start", "end"))
+        start, end = (_order(value_at(data, part, key)) for key in ("start", "end"))
         if start is None or end is None:
             continue
         if end <= start:
-            yield ("data", part, "end"), f"the period ends before it has begun, at {_at(data, part, 'start')}"
+            yield ("data", part, "end"), f"the period ends before it has begun, at {value_at(data, part, 'start')}"
         else:
             whole.append((start, end))
     if len(whole) == 2:
         train, validation = whole
         if max(train[0], validation[0]) <= min(train[1], validation[1]):
             key = "start" if validation[0] >= train[0] else "end"
-            yield ("data", "validation", key), f"overlaps the training period, {_at(data, 'train', 'start')} to {_at(data, 'train', 'end')}"
+            yield ("data", "validation", key), f"overlaps the training period, {value_at(data, 'train', 'start')} to {value_at(data, 'train', 'end')}"
 
 
 def _order(text: Any) -> int | None:
@@ -211,9 +176,10 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
     loader = _loader(experiment, store, forecaster, train)
-    windows = loader.windows(max(stage.rollout for stage in experiment.training.stages))
-    if windows.dropped:
-        echo(f"note: {windows.reason}; they are left out")
+    for step, rollout in _longest_rollouts(experiment, forecaster).items():
+        windows = loader.windows(rollout, step)
+        if windows.dropped:
+            echo(f"note: {windows.reason}; they are left out")
     validator = Validator(store, forecaster, experiment.validation, start=validation[0], end=validation[1])
     for name in validator.unscored:
         echo(f"note: channel {name} does not change over the validation period; it does not count in the validation score")
@@ -233,7 +199,7 @@ def try_out(experiment: Experiment) -> None:
     """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
     store = _open_store(experiment)
     train, _ = check_periods(experiment, store)
-    _loader(experiment, store, _build(experiment, model_inputs(experiment, store)), train)
+    _loader(experiment, store, _build(experiment, model_inputs(experiment, store, measure=False)), train)
 
 
 def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train: tuple[int, int]) -> Loader:
@@ -241,12 +207,26 @@ def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train:
     config = experiment.training
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
                     batch_size=config.batch_size, seed=experiment.seed, cache_bytes=config.cache_megabytes << 20)
-    rollout = max(stage.rollout for stage in config.stages)
-    largest = loader.num_samples(rollout)
-    if config.batch_size > largest:
-        raise ConfigError(f"a batch of {config.batch_size} is larger than the training period's {largest} samples at rollout {rollout}",
-                          where="training.batch_size", fix=f"use at most training.batch_size={largest}, or a longer training period")
+    for step, rollout in _longest_rollouts(experiment, forecaster).items():
+        largest = loader.num_samples(rollout, step)
+        if config.batch_size > largest:
+            raise ConfigError(f"a batch of {config.batch_size} is larger than the training period's {largest} samples at rollout {rollout}"
+                              f"{f' of {format_duration(step)}' if len(forecaster.time_steps) > 1 else ''}", where="training.batch_size",
+                              fix=f"use at most training.batch_size={largest}, or a longer training period")
     return loader
+
+
+def _longest_rollouts(experiment: Experiment, forecaster: Forecaster) -> dict[int, int]:
+    """Model steps in the longest loss of each time step (seconds) that some stage trains. Raises ConfigError for a step that none trains."""
+    longest: dict[int, int] = {}
+    for stage in experiment.training.stages:
+        for step in stage.step_seconds(forecaster.time_steps):
+            longest[step] = max(stage.rollout, longest.get(step, 0))
+    idle = [format_duration(step) for step in forecaster.time_steps if step not in longest]
+    if idle:
+        raise ConfigError(f"no stage trains the time step {', '.join(idle)}", where="training.stages",
+                          fix="name it in the time_steps of a stage, or take it out of model.time_steps")
+    return longest
 
 
 def _open_store(experiment: Experiment) -> Store:
@@ -265,7 +245,8 @@ def _build(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
         forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         num_channels = forecaster.history * len(forecaster.channels) + forecaster.forcing.num_channels
         with torch.no_grad():
-            forecaster.backbone(torch.zeros(1, num_channels, *inputs.grid.shape, device=forecaster.area_weights_HW.device))
+            forecaster.backbone(torch.zeros(1, num_channels, *inputs.grid.shape, device=forecaster.area_weights_HW.device),
+                                *forecaster.condition(forecaster.time_step, 1))
     except (ValueError, RuntimeError) as error:
         if isinstance(error, ForecastError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
             raise
@@ -301,15 +282,19 @@ def check_periods(experiment: Experiment, store: Store) -> tuple[tuple[int, int]
     return train, validation
 
 
-def model_inputs(experiment: Experiment, store: Store) -> ModelInputs:
-    """Channels, grid, statistics and static fields of the experiment, from the store."""
+def model_inputs(experiment: Experiment, store: Store, *, measure: bool = True) -> ModelInputs:
+    """Channels, grid, statistics and static fields of the experiment, from the store.
+
+    The standard deviation of the change over a step that is not the store's own is measured on its states; without `measure`, for checks that
+    need no right number, the store's own stands in for it.
+    """
     channels = store.channels.select(experiment.data.channels)
     index = np.asarray([store.channels.index(name) for name in channels.names])
     time_step = parse_duration(experiment.data.time_step)
-    if time_step != store.time_step:
-        raise ConfigError(f"the model steps {experiment.data.time_step}, the store's statistics of tendencies are for "
-                          f"{format_duration(store.time_step)}", where="data.time_step",
-                          fix=f"build the store with --time-step {experiment.data.time_step}")
+    if time_step % store.time_step:
+        raise ConfigError(f"the model steps {experiment.data.time_step}, which is not a multiple of the store's {format_duration(store.time_step)}",
+                          where="data.time_step", fix=f"use a multiple, or build the store with --time-step {experiment.data.time_step}")
+    steps = time_steps_of(experiment.model, time_step)
     static_names = {vocabulary.split_name(name)[0]: name for name in experiment.model.static}
     fields = dict(zip(store.static_channels.names, store.static(), strict=True))
     static = {asked: fields[name] for name, asked in static_names.items() if name in fields}
@@ -317,8 +302,13 @@ def model_inputs(experiment: Experiment, store: Store) -> ModelInputs:
     calendar = store.times.calendar
     attrs = {key: text for key, text in store.source_attrs.items() if key in ("title", "institution", "source", "license")}
     attrs["statistics_period"] = "/".join(format_instant(s, calendar) for s in statistics.period)
-    return ModelInputs(channels, store.grid, calendar, time_step, statistics.mean[index], statistics.std[index], statistics.tendency_std[index],
-                       static, attrs)
+    spread = dict.fromkeys(steps, statistics.tendency_std[index])
+    others = [step for step in steps if step != store.time_step]
+    if others and measure:
+        spread |= tendency_std(store, index, others)
+    shortest, *longer = steps
+    return ModelInputs(channels, store.grid, calendar, shortest, statistics.mean[index], statistics.std[index], spread[shortest], static, attrs,
+                       {step: spread[step] for step in longer})
 
 
 def _inert(text: object) -> str:
@@ -335,7 +325,7 @@ def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInpu
     return "\n".join([
         f"# {experiment.name}", "",
         f"Forecaster trained with afno_forecast {__version__}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, "
-        f"steps of {data.time_step}, {inputs.grid.describe()}.", "",
+        f"steps of {', '.join(map(format_duration, inputs.time_steps))}, {inputs.grid.describe()}.", "",
         "## Data", *about,
         f"- trained on {data.train.start} to {data.train.end}; chosen on {data.validation.start} to {data.validation.end}",
         f"- channels: {', '.join(_inert(f'{c.short} [{c.units}]') for c in inputs.channels)}",

@@ -209,7 +209,7 @@ _TYPES = {
 }
 
 
-_DURATIONS = ("time_step", "lead_time")
+_DURATIONS = {"time_step", "time_steps", "lead_time"}
 
 
 def _wrong_type(detail: ErrorDetails) -> str:
@@ -222,7 +222,7 @@ def _wrong_type(detail: ErrorDetails) -> str:
     if kind.startswith(("int", "float", "bool")) and isinstance(got, str) and not isinstance(scalar(got), str):
         return f"{text} (remove the quotes)"
     if kind == "string_type" and isinstance(got, int | float):
-        return f"{text} ({f'write {got}h' if detail['loc'][-1] in _DURATIONS else 'put it in quotes'})"
+        return f"{text} ({f'write {got}h' if _DURATIONS & set(detail['loc'][-2:]) else 'put it in quotes'})"
     if kind in ("tuple_type", "list_type") and isinstance(got, str | int | float):
         return f"{text} (write it in brackets: [{_shown(got).strip(chr(39))}])"
     return text

@@ -102,7 +102,7 @@ class Forcing(nn.Module):
         static: standardised by area mean and standard deviation here; name -> array (H, W).
         grid: where.
         calendar: of the instants handed to `forward`.
-        time_step: seconds, over which radiation is averaged.
+        time_step: seconds, over which radiation is averaged unless `forward` is told otherwise.
 
     Raises ConfigError for an unknown name, or a name without meaning on a box; DataError for a static field that is not finite.
     """
@@ -138,11 +138,12 @@ class Forcing(nn.Module):
         """F."""
         return len(self.names) + len(self.static_names)
 
-    def forward(self, seconds: NDArray[np.int64]) -> Tensor:
+    def forward(self, seconds: NDArray[np.int64], time_step: int | None = None) -> Tensor:
         """Forcing at each instant.
 
         Args:
             seconds: since 1970 in the calendar; shape (B,).
+            time_step: seconds of the step that begins there, over which radiation is averaged; the module's own by default.
 
         Returns:
             float32 (B, F, H, W) on the module's device, of order one.
@@ -154,5 +155,5 @@ class Forcing(nn.Module):
         assert isinstance(self.grid, LatLonGrid)
         latitude, longitude = np.meshgrid(self.grid.latitude, self.grid.longitude, indexing="ij")
         times = TimeAxis(np.asarray(seconds, dtype=np.int64), self.calendar)
-        computed = np.stack([FORCINGS[n](times, latitude, longitude, self.time_step) for n in self.names], axis=1)
+        computed = np.stack([FORCINGS[n](times, latitude, longitude, time_step or self.time_step) for n in self.names], axis=1)
         return torch.cat([static_BSHW, torch.from_numpy(computed.astype(np.float32)).to(static_BSHW.device)], dim=1)

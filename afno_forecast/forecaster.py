@@ -1,11 +1,12 @@
 """The only definition of a model step, in physical units."""
 
-# B batch, T history, C channel, F forcing, H latitude row, W longitude column
+# B batch, T history, S time step, C channel, F forcing, D condition, H latitude row, W longitude column
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ from .grid import Grid
 from .nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
 from .nn.legacy import LegacyConfig
 from .normalize import Normalizer
+from .times import format_duration, parse_duration
 
 ForcingName = Literal["toa_radiation", "sin_latitude", "cos_latitude", "sin_longitude", "cos_longitude", "sin_day_of_year", "cos_day_of_year",
                       "sin_local_time", "cos_local_time"]
@@ -30,28 +32,38 @@ assert set(get_args(ForcingName)) == set(FORCINGS)
 
 
 class Forecaster(nn.Module):
-    """Reads a history of states and forcings, gives the state one `time_step` later.
+    """Reads a history of states and forcings, gives the state one step later.
 
     The network predicts the tendency in units of its standard deviation, or the normalised next state; states are normalised only in here.
+    A model with several steps tells the network which one to take by a condition: the logarithm of the step, from -1 for the shortest to 1 for
+    the longest.
 
     Args:
-        backbone: maps (B, T * C + F, H, W) to (B, C, H, W).
-        normalizer: statistics of the channels.
+        backbone: maps (B, T * C + F, H, W) to (B, C, H, W); with several steps it also takes a condition (B, 1).
+        normalizer: statistics of the channels, with the tendency's for each step.
         forcing: gives the forcing at any time.
         channels: prognostic channels, in tensor order.
         grid: the grid of training, canonical.
-        time_step: seconds.
+        time_step: seconds; with several steps the shortest, which is the spacing of history and outputs.
+        longer_steps: seconds of the other steps, multiples of `time_step`, ascending.
         history: T, how many past states are read.
         predicts: what the network gives.
+
+    Raises ConfigError for steps that cannot be combined (see `check_steps`), or whose statistics are missing.
     """
 
     area_weights_HW: Tensor
+    conditions_SD: Tensor
 
     def __init__(self, backbone: nn.Module, normalizer: Normalizer, forcing: Forcing, *, channels: ChannelSet, grid: Grid, time_step: int,
-                 history: int = 1, predicts: Predicts = "tendency") -> None:
+                 longer_steps: Sequence[int] = (), history: int = 1, predicts: Predicts = "tendency") -> None:
         super().__init__()
         if history < 1:
             raise ConfigError(f"history must be at least 1, got {history}")
+        self.time_steps = (time_step, *longer_steps)
+        check_steps(self.time_steps, history)
+        if normalizer.num_steps != len(self.time_steps):
+            raise ConfigError(f"statistics of tendencies for {normalizer.num_steps} time steps do not fit a model with {len(self.time_steps)}")
         self.backbone = backbone
         self.normalizer = normalizer
         self.forcing = forcing
@@ -61,34 +73,78 @@ class Forecaster(nn.Module):
         self.history = history
         self.predicts = predicts
         self.register_buffer("area_weights_HW", torch.from_numpy(grid.area_weights()).float(), persistent=False)
+        self.register_buffer("conditions_SD", encode_steps(self.time_steps), persistent=False)
 
     @property
     def calendar(self) -> str:
         """Calendar of the instants it was trained on."""
         return self.forcing.calendar
 
-    def forward(self, history_BTCHW: Tensor, forcing_BFHW: Tensor) -> Tensor:
+    def tendency_std(self, time_step: int) -> Tensor:
+        """Standard deviation of the change over one of the model's steps (seconds), physical units, shape (C,). Raises ConfigError."""
+        return self.normalizer.tendency_std(self._number_of(time_step))
+
+    def condition(self, time_step: int, count: int) -> tuple[Tensor, ...]:
+        """What the network is given beside its channels to take a step: the condition (count, D), or nothing for a model with one step."""
+        number = self._number_of(time_step)
+        return (self.conditions_SD[number].expand(count, -1),) if len(self.time_steps) > 1 else ()
+
+    def _number_of(self, time_step: int) -> int:
+        if time_step not in self.time_steps:
+            raise ConfigError(f"the model has no step of {format_duration(time_step)}",
+                              fix=f"use {' or '.join(map(format_duration, self.time_steps))}")
+        return self.time_steps.index(time_step)
+
+    def forward(self, history_BTCHW: Tensor, forcing_BFHW: Tensor, time_step: int | None = None) -> Tensor:
         """The next state.
 
         Args:
-            history_BTCHW: past states in physical units, oldest first, `time_step` apart.
-            forcing_BFHW: `self.forcing` at the instant of the newest state.
+            history_BTCHW: past states in physical units, oldest first, `self.time_step` apart.
+            forcing_BFHW: `self.forcing` at the instant of the newest state, for this step.
+            time_step: seconds, one of `self.time_steps`; the shortest by default.
 
         Returns:
-            state (B, C, H, W), physical units, float32.
+            state (B, C, H, W), one step after the newest, physical units, float32.
         """
+        step = self.time_step if time_step is None else time_step
         scores_BDHW = self.normalizer.encode(history_BTCHW).flatten(1, 2)
-        scaled_BCHW = self.backbone(torch.cat([scores_BDHW, forcing_BFHW], dim=1))
+        scaled_BCHW = self.backbone(torch.cat([scores_BDHW, forcing_BFHW], dim=1), *self.condition(step, len(history_BTCHW)))
         if self.predicts == "state":
             return self.normalizer.decode(scaled_BCHW)
-        return history_BTCHW[:, -1] + self.normalizer.decode_tendency(scaled_BCHW)
+        return history_BTCHW[:, -1] + self.normalizer.decode_tendency(scaled_BCHW, self._number_of(step))
+
+
+def encode_steps(time_steps: Sequence[int]) -> Tensor:
+    """Steps as numbers for the network: their logarithm, from -1 for the shortest to 1 for the longest; float32, shape (S, 1)."""
+    logarithms = torch.tensor([math.log2(step / time_steps[0]) for step in time_steps])
+    return (2 * logarithms / logarithms[-1].clamp(min=1e-6) - 1)[:, None]
+
+
+def check_steps(time_steps: Sequence[int], history: int) -> None:
+    """Raise ConfigError unless the steps (seconds) ascend, are multiples of the first, and are one only where the history is longer than one state.
+
+    With a longer history, a long step would need states between its own that only shorter steps can make: training would cost as much as theirs.
+    """
+    texts = [format_duration(step) for step in time_steps]
+    if list(time_steps) != sorted(set(time_steps)):
+        raise ConfigError(f"the time steps {', '.join(texts)} do not ascend", where="model.time_steps", fix="name each step once, the shortest first")
+    uneven = [text for text, step in zip(texts, time_steps, strict=True) if step % time_steps[0]]
+    if uneven:
+        raise ConfigError(f"{', '.join(uneven)} is not a multiple of the shortest step, {texts[0]}: no forecast could combine them",
+                          where="model.time_steps", fix=f"use multiples of {texts[0]}, or name a shorter step that divides all")
+    if history > 1 and len(time_steps) > 1:
+        raise ConfigError(f"a model with {len(time_steps)} time steps reads one state, not a history of {history}", where="model.history",
+                          fix="set model.history=1, or name one step in model.time_steps")
 
 
 class ModelConfig(Strict):
     """What the forecaster reads and which network it passes through."""
 
     history: int = Field(default=1, ge=1, le=8)
-    """Past states read, one time step apart."""
+    """Past states read, one time step apart; 1 for a model with several time steps."""
+    time_steps: tuple[str, ...] = ()
+    """Steps the model can take, for example [6h, 12h, 24h]: multiples of data.time_step and of the shortest of them, which is the spacing of the
+    forecast. A forecast takes the longest steps first. Empty: data.time_step alone."""
     forcings: tuple[ForcingName, ...]
     """Computed inputs, in order."""
     static: tuple[str, ...]
@@ -107,10 +163,11 @@ class ModelInputs:
         channels: prognostic channels, in order; C of them.
         grid: canonical.
         calendar: of all instants.
-        time_step: seconds.
+        time_step: seconds; the shortest step of the model.
         mean, std, tendency_std: by channel, physical units; shape (C,). The last is NaN where published weights come without it.
         static: name -> field (H, W), in the model's order.
         attrs: where the data come from (title, institution, source, license, statistics period).
+        longer: the model's other steps, ascending: seconds -> standard deviation of the change over it, shape (C,).
     """
 
     channels: ChannelSet
@@ -122,6 +179,22 @@ class ModelInputs:
     tendency_std: NDArray[np.float64]
     static: Mapping[str, NDArray[np.float32]]
     attrs: Mapping[str, str] = field(default_factory=dict)
+    longer: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def time_steps(self) -> tuple[int, ...]:
+        """Every step, seconds, ascending."""
+        return (self.time_step, *self.longer)
+
+
+def time_steps_of(config: ModelConfig, time_step: int) -> tuple[int, ...]:
+    """The steps a model is asked to take, seconds, ascending; `time_step` (seconds) alone unless it names its own.
+
+    Raises ConfigError for what is no duration, or steps that cannot be combined.
+    """
+    steps = tuple(sorted(parse_duration(text) for text in config.time_steps)) or (time_step,)
+    check_steps(steps, config.history)
+    return steps
 
 
 def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
@@ -131,13 +204,25 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
         raise ConfigError(f"no static field {', '.join(missing)}; there are {', '.join(inputs.static) or 'none'}", where="model.static")
     forcing = Forcing(config.forcings, {name: inputs.static[name] for name in config.static}, inputs.grid, calendar=inputs.calendar,
                       time_step=inputs.time_step)
+    steps = time_steps_of(config, inputs.time_step)
+    if steps != inputs.time_steps:
+        raise ConfigError(f"the model is to step {', '.join(map(format_duration, steps))}; the statistics are for "
+                          f"{', '.join(map(format_duration, inputs.time_steps))}", where="model.time_steps", fix="use the steps it was trained with")
     num_channels = len(inputs.channels)
     if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
         raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
                           f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
-    backbone = build_backbone(config.backbone, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary)
+    network = _conditioned(config.backbone) if len(steps) > 1 else config.backbone
+    backbone = build_backbone(network, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary)
     scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
     tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
-    normalizer = Normalizer(inputs.channels.shorts, inputs.mean, inputs.std, tendency_std)
+    normalizer = Normalizer(inputs.channels.shorts, inputs.mean, inputs.std, np.stack([tendency_std, *inputs.longer.values()]))
     return Forecaster(backbone, normalizer, forcing, channels=inputs.channels, grid=inputs.grid, time_step=inputs.time_step,
-                      history=config.history, predicts=config.predicts)
+                      longer_steps=tuple(inputs.longer), history=config.history, predicts=config.predicts)
+
+
+def _conditioned(config: PlainConfig | HierarchicalConfig | LegacyConfig) -> PlainConfig | HierarchicalConfig:
+    """The network with an input for the time step. Raises ConfigError for one that has none."""
+    if isinstance(config, LegacyConfig):
+        raise ConfigError("published networks take one time step", where="model.time_steps", fix="use the backbone plain or hierarchical")
+    return replace(config, conditions=1)

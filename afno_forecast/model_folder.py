@@ -98,9 +98,18 @@ def _statistics_dataset(inputs: ModelInputs) -> xr.Dataset:
          for name in ("mean", "std", "tendency_std")},
         attrs={**inputs.attrs, "channels": json.dumps(channels.to_list()), "grid": json.dumps(grid.to_dict()), "calendar": inputs.calendar,
                "time_step_seconds": np.int64(inputs.time_step), "static": json.dumps(list(inputs.static))})
+    if inputs.longer:
+        ds["longer_tendency_std"] = (("longer_time_step", "channel"), np.stack(list(inputs.longer.values())),
+                                     {"long_name": "tendency std of the longer time steps over the training period"})
+        ds["longer_time_step"] = ("longer_time_step", np.asarray(list(inputs.longer), dtype=np.int64), {"long_name": "seconds"})
     for name, field in inputs.static.items():
         ds[f"static_{name}"] = ((rows, columns), np.asarray(field, dtype=np.float32))
     return ds
+
+
+def _longer_steps(ds: xr.Dataset) -> list[int]:
+    """The model's steps beside the shortest, seconds, ascending."""
+    return [int(step) for step in ds["longer_time_step"].values] if "longer_time_step" in ds else []
 
 
 def read_inputs(folder: Path) -> ModelInputs:
@@ -116,11 +125,12 @@ def read_inputs(folder: Path) -> ModelInputs:
         grid = grid_from_dict(json.loads(attrs.pop("grid")))
         static = {str(name): ds[f"static_{name}"].values for name in json.loads(attrs.pop("static"))}
         calendar, time_step = str(attrs.pop("calendar")), int(attrs.pop("time_step_seconds"))
+        longer = dict(zip(_longer_steps(ds), ds["longer_tendency_std"].values, strict=True)) if _longer_steps(ds) else {}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"the statistics cannot be read: {error}", where=str(path),
                               fix="copy the folder again from where it was made") from error
     return ModelInputs(channels, grid, calendar, time_step, ds["mean"].values, ds["std"].values, ds["tendency_std"].values, static,
-                       {str(k): str(v) for k, v in attrs.items()})
+                       {str(k): str(v) for k, v in attrs.items()}, longer)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -243,13 +253,14 @@ def card_facts(folder: Path) -> dict[str, Any]:
     config = load_document(folder / CONFIG).values
     with xr.open_dataset(folder / STATISTICS, engine="netcdf4") as ds:
         attrs = dict(ds.attrs)
+        steps = [int(attrs["time_step_seconds"]), *_longer_steps(ds)]
     model, data = config["model"], config.get("data", {})
     facts: dict[str, Any] = {
         "model": config.get("name", folder.name),
         "parameters": f"{_count_parameters(folder / WEIGHTS):,}",
         "backbone": model["backbone"]["kind"],
         "grid": grid_from_dict(json.loads(attrs["grid"])).describe(),
-        "time step": f"{format_duration(int(attrs['time_step_seconds']))}, history {model.get('history', 1)}",
+        "time step": f"{', '.join(map(format_duration, steps))}, history {model.get('history', 1)}",
         "calendar": attrs["calendar"],
         "other inputs": ", ".join([*model["static"], *model["forcings"]]) or "none",
     }

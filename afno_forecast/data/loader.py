@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -34,6 +34,11 @@ class Batch:
     states: Tensor
     seconds: NDArray[np.int64]
 
+    @property
+    def time_step(self) -> int:
+        """Seconds between neighbours of a window, the same in the whole batch."""
+        return int(self.seconds[0, 1] - self.seconds[0, 0])
+
 
 class Loader:
     """Shuffled batches of one period of a store.
@@ -41,7 +46,7 @@ class Loader:
     Args:
         store: an open store.
         channels: channels of the states, matched by variable, level and units, in this order.
-        time_step: seconds between neighbours of a window.
+        time_step: seconds between neighbours of a window, unless batches of other steps are asked for.
         history: past states the model reads.
         start: first instant of the period, inclusive; None for the record's first.
         end: last instant of the period, inclusive; None for the record's last.
@@ -68,21 +73,23 @@ class Loader:
         self._cache_left = cache_bytes
         self._lock = threading.Lock()
 
-    def windows(self, num_steps: int) -> Windows:
+    def windows(self, num_steps: int, time_step: int | None = None) -> Windows:
         """The windows of the period, in time order. Raises DataError when there are none."""
-        return find_windows(self._store.times, time_step=self._time_step, history=self._history, num_steps=num_steps,
+        return find_windows(self._store.times, time_step=time_step or self._time_step, history=self._history, num_steps=num_steps,
                             start=self._period[0], end=self._period[1])
 
-    def num_samples(self, num_steps: int) -> int:
+    def num_samples(self, num_steps: int, time_step: int | None = None) -> int:
         """Windows in an epoch. Raises DataError when there are none."""
-        return len(self.windows(num_steps))
+        return len(self.windows(num_steps, time_step))
 
-    def batches(self, num_steps: int, *, stage: int, position: int = 0) -> Iterator[Batch]:
+    def batches(self, num_steps: int, *, stage: int, position: int = 0, time_steps: Sequence[int] = ()) -> Iterator[Batch]:
         """Batches without end; a batch at the end of an epoch goes on into the next.
 
         Args:
             num_steps: steps to predict.
             stage: number of the training stage; each has its own order.
+            time_steps: seconds between neighbours of a window; each batch draws one (see `draw_step`), the windows of each in epochs of their own.
+                By default the loader's own.
             position: samples of the stage already delivered: the next batch starts with the sample after them.
 
         Yields:
@@ -93,20 +100,24 @@ class Loader:
         """
         if position < 0:
             raise ValueError(f"position {position} is negative")
-        index = self.windows(num_steps).index
+        steps = tuple(time_steps) or (self._time_step,)
+        index = {step: self.windows(num_steps, step).index for step in steps}
         pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
         ahead: deque[Future[Batch]] = deque()
         try:
             while True:
                 while len(ahead) <= _DEPTH:
-                    ahead.append(pool.submit(self._batch, index, stage, position))
+                    ahead.append(pool.submit(self._batch, index, steps, stage, position))
                     position += self._batch_size
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _batch(self, index: NDArray[np.int64], stage: int, position: int) -> Batch:
-        rows = index[sample_order(len(index), self._batch_size, seed=self._seed, stage=stage, position=position)]
+    def _batch(self, windows: Mapping[int, NDArray[np.int64]], steps: Sequence[int], stage: int, position: int) -> Batch:
+        number, offset = divmod(position, self._batch_size)
+        step, before = draw_step(steps, number, seed=self._seed, stage=stage)
+        index = windows[step]
+        rows = index[sample_order(len(index), self._batch_size, seed=self._seed, stage=stage, position=before * self._batch_size + offset)]
         states = torch.empty((*rows.shape, len(self._channel_index), *self._store.grid.shape), dtype=torch.float32)
         view = states.numpy()
         for place, time in np.ndenumerate(rows):
@@ -122,6 +133,20 @@ class Loader:
                     self._cache[time] = state
                     self._cache_left -= state.nbytes
         return state
+
+
+def draw_step(time_steps: Sequence[int], number: int, *, seed: int, stage: int) -> tuple[int, int]:
+    """The step of a batch, and how many batches of the stage before it had the same step: a pure function of its arguments.
+
+    Every `len(time_steps)` batches in a row have each entry once, in a random order; a step that is named twice comes twice as often.
+    """
+    if len(time_steps) == 1:
+        return time_steps[0], number
+    turn, place = divmod(number, len(time_steps))
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stage, turn, len(time_steps)])))
+    order = [time_steps[entry] for entry in generator.permutation(len(time_steps))]
+    step = order[place]
+    return step, turn * order.count(step) + order[:place].count(step)
 
 
 def sample_order(num_samples: int, count: int, *, seed: int, stage: int, position: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..forecaster import Forecaster
+from ..times import format_duration
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class State:
     """One forecast instant.
 
     Args:
-        step: model steps since the init time, from 1.
+        step: lead time in units of the shortest step used, from 1; with one step, how many were taken.
         lead_seconds: duration since the init time.
         valid_seconds: init time plus lead time, seconds since 1970 in the forecaster's calendar; shape (B,).
         fields_BCHW: the state in physical units.
@@ -33,27 +34,63 @@ class State:
     fields_BCHW: Tensor
 
 
-def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64], num_steps: int) -> Iterator[State]:
-    """Step the forecaster `num_steps` times, feeding each state back; gradients flow through all steps.
+def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64], num_steps: int, *,
+            time_steps: Sequence[int] | None = None) -> Iterator[State]:
+    """Step the forecaster to every multiple of its shortest step, feeding states back; gradients flow through all steps.
+
+    A forecaster with several steps reaches each lead time by its longest steps first: with 6, 12 and 24 h, a lead of 66 h is 24 + 24 + 12 + 6 h.
+    Each state is made by one evaluation of the network, from an earlier state of the same forecast.
 
     Args:
         forecaster: the model step.
         history_BTCHW: past states, oldest first, the newest at the init time; physical units.
         init_seconds: init times, seconds since 1970 in the forecaster's calendar; shape (B,).
-        num_steps: how many steps; memory does not grow with it when gradients are off.
+        num_steps: how many states, one every shortest step; memory does not grow with it when gradients are off.
+        time_steps: which of the forecaster's steps to take, seconds, ascending; all by default.
 
     Yields:
-        a `State` for each step.
+        a `State` for each multiple of the shortest step, in order of lead time.
 
     Raises:
         DataError: the history's length or the number of init times does not fit.
+        ConfigError: the forecaster has no such step, or they cannot be combined.
     """
     if history_BTCHW.shape[1] != forecaster.history or len(init_seconds) != history_BTCHW.shape[0]:
         raise DataError(f"history of shape {tuple(history_BTCHW.shape)} and {len(init_seconds)} init times do not fit a model that reads "
                         f"{forecaster.history} states")
-    valid_seconds = np.asarray(init_seconds, dtype=np.int64)
-    for step in range(1, num_steps + 1):
-        state_BCHW = forecaster(history_BTCHW, forecaster.forcing(valid_seconds))
-        history_BTCHW = torch.cat([history_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
-        valid_seconds = valid_seconds + forecaster.time_step
-        yield State(step, step * forecaster.time_step, valid_seconds, state_BCHW)
+    steps = forecaster.time_steps if time_steps is None else tuple(time_steps)
+    if not steps or any(step % steps[0] for step in steps):
+        raise ConfigError(f"steps of {', '.join(map(format_duration, steps)) or 'nothing'} do not reach every lead time",
+                          fix="give ascending multiples of the first")
+    unit = steps[0]
+    ratios = tuple(step // unit for step in reversed(steps))
+    start_seconds = np.asarray(init_seconds, dtype=np.int64)
+    histories = {0: history_BTCHW}
+    for lead in range(1, num_steps + 1):
+        length = last_step(lead, ratios)
+        begin = lead - length
+        past_BTCHW = histories[begin]
+        state_BCHW = forecaster(past_BTCHW, forecaster.forcing(start_seconds + begin * unit, length * unit), length * unit)
+        histories[lead] = torch.cat([past_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
+        del past_BTCHW
+        histories = {at: history for at, history in histories.items() if _is_read_after(lead, at, ratios)}
+        yield State(lead, lead * unit, start_seconds + lead * unit, state_BCHW)
+
+
+def last_step(lead: int, ratios: Sequence[int]) -> int:
+    """The last step on the way to a lead time that takes the longest steps first.
+
+    Args:
+        lead: lead time in units of the shortest step, positive.
+        ratios: lengths of the steps in that unit, descending, the last 1.
+    """
+    for ratio in ratios:
+        lead %= ratio
+        if lead == 0:
+            return ratio
+    raise ValueError(f"steps of {ratios} do not end at 1")
+
+
+def _is_read_after(lead: int, at: int, ratios: Sequence[int]) -> bool:
+    """Whether a state later than `lead` is made from the one at `at`."""
+    return any(at + ratio > lead and last_step(at + ratio, ratios) == ratio for ratio in ratios)

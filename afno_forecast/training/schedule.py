@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import Field, model_validator
 
 from ..config import Strict
+from ..times import parse_duration
 
 
 class Budget(Strict):
@@ -49,6 +50,12 @@ class Stage(Strict):
     """Share of the budget at which the stage ends."""
     rollout: int = Field(ge=1, le=64)
     """Model steps in the loss; gradients flow through all of them."""
+    time_steps: tuple[str, ...] = ()
+    """Which of the model's time steps to train, each batch one of them: [24h, 24h, 6h] takes twice as many of 24 h. Empty: all, equally often."""
+
+    def step_seconds(self, model_steps: Sequence[int]) -> tuple[int, ...]:
+        """The steps to draw from, seconds, with repeats. Raises ConfigError for what is no duration."""
+        return tuple(parse_duration(text) for text in self.time_steps) or tuple(model_steps)
 
 
 def check_stages(stages: Sequence[Stage]) -> None:

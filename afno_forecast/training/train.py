@@ -86,7 +86,7 @@ def rollout_loss(forecaster: Forecaster, batch: Batch, num_steps: int) -> Tensor
 
     Args:
         forecaster: the model step.
-        batch: states (B, T + L, C, H, W), physical units, with L >= num_steps.
+        batch: states (B, T + L, C, H, W), physical units, with L >= num_steps; their spacing is the step that the forecaster takes.
         num_steps: model steps; gradients flow through all of them.
 
     Returns:
@@ -94,10 +94,10 @@ def rollout_loss(forecaster: Forecaster, batch: Batch, num_steps: int) -> Tensor
     """
     device = forecaster.area_weights_HW.device
     states_BTCHW = batch.states.to(device, non_blocking=True)
-    history = forecaster.history
+    history, time_step = forecaster.history, batch.time_step
     losses = [area_weighted_mse(state.fields_BCHW, states_BTCHW[:, history + state.step - 1], forecaster.area_weights_HW,
-                                forecaster.normalizer.tendency_std_C)
-              for state in rollout(forecaster, states_BTCHW[:, :history], batch.seconds[:, history - 1], num_steps)]
+                                forecaster.tendency_std(time_step))
+              for state in rollout(forecaster, states_BTCHW[:, :history], batch.seconds[:, history - 1], num_steps, time_steps=(time_step,))]
     return torch.stack(losses).mean()
 
 
@@ -120,7 +120,9 @@ class Run:
             position = self.progress.position if stage == self.progress.stage else 0
             self.close()
             self.progress.stage, self.progress.position = stage, position
-            self.batches = self.loader.batches(self.config.stages[stage].rollout, stage=stage, position=position)
+            settings = self.config.stages[stage]
+            self.batches = self.loader.batches(settings.rollout, stage=stage, position=position,
+                                               time_steps=settings.step_seconds(self.forecaster.time_steps))
         return next(self.batches)
 
     def close(self) -> None:
@@ -296,7 +298,7 @@ def first_not_finite(forecaster: Forecaster, batch: Batch) -> str:
 
     handles = [m.register_forward_hook(watch(name)) for name, m in forecaster.named_modules() if name and not list(m.children())]
     try:
-        state = forecaster(states, forecaster.forcing(batch.seconds[:, history - 1]))
+        state = forecaster(states, forecaster.forcing(batch.seconds[:, history - 1], batch.time_step), batch.time_step)
     finally:
         for handle in handles:
             handle.remove()

@@ -16,7 +16,7 @@ from ..data.store import Store
 from ..errors import ConfigError, DataError
 from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
-from ..times import parse_duration
+from ..times import format_duration, parse_duration
 from ..verify.scores import Scorer, pick
 
 _DAY = 86400
@@ -50,7 +50,7 @@ class Validator:
         self._index_C = store.channel_index(forecaster.channels)
         step, lead = forecaster.time_step, parse_duration(config.lead_time)
         if lead % step:
-            raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {step // 3600} h")
+            raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {format_duration(step)}")
         self._num_steps = lead // step
         self._history = forecaster.history
         windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)

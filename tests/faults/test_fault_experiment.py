@@ -59,7 +59,8 @@ def test_one_wrong_value(tiny_experiment: Path, override: str, words: str) -> No
     ("model.backbone={kind: plain, patch: [32, 32], width: 8, depth: 1, num_blocks: 2}", "too few to pad by 25 rows and 20 columns"),
     ("model.backbone={kind: plain, patch: [2, 2], width: 8, depth: 1, mixer: gfn, tokens: [3, 5]}", "belongs to 3 x 5 tokens, not 4 x 6"),
     ("model.backbone={kind: plain, patch: [2, 2], width: 8, depth: 1, latitude: double_with_poles}", "rows that lie on the poles"),
-    ("data.time_step=12h", "the model steps 12h"), ("data.train.start=2001-01-02", "the store's statistics cover"),
+    ("data.time_step=8h", "the model steps 8h, which is not a multiple of the store's 6h"),
+    ("data.train.start=2001-01-02", "the store's statistics cover"),
 ])
 def test_what_shows_on_the_store_alone_is_found_by_validate_and_by_train(tiny_experiment: Path, override: str, words: str) -> None:
     experiment = load_experiment(tiny_experiment, [override])

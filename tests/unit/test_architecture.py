@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "forecast": (4, NAMED | {"torch", "zarr", "netCDF4", "numcodecs", "google_crc32c"}), "verify": (4, NAMED | {"torch", "netCDF4", "zarr"}),
     "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic"}),
     "plot": (5, NAMED | {"matplotlib", "mpl_toolkits", "cartopy", "shapely", "PIL"}),
-    "experiment": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
+    "experiment": (6, NAMED | {"torch", "pydantic"}), "experiment_steps": (6, set()), "convert": (6, {"torch", "numpy", "pydantic"}),
     "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}),
     "cli_open": (7, NAMED | {"netCDF4"}),
@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
 # One layer down is the rule; within a layer only these look at a neighbour. There is no cycle (tested below).
 NEIGHBOURS = {
     ("documents", "errors"), ("faults", "documents"), ("faults", "errors"), ("config", "documents"), ("config", "faults"), ("config", "errors"),
-    ("demo", "experiment"), ("forecast", "model_folder"),
+    ("demo", "experiment"), ("experiment", "experiment_steps"), ("forecast", "model_folder"),
 }
 # What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.
 LONGER_FUNCTIONS = {"training/train.py fit": 65}

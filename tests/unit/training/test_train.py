@@ -61,9 +61,9 @@ class StopsAfter:
         original = Loader.batches
         seen = 0
 
-        def batches(loader: Loader, num_steps: int, *, stage: int, position: int = 0):  # type: ignore[no-untyped-def]
+        def batches(loader: Loader, num_steps: int, **options):  # type: ignore[no-untyped-def]
             nonlocal seen
-            inner = original(loader, num_steps, stage=stage, position=position)
+            inner = original(loader, num_steps, **options)
             try:
                 for batch in inner:
                     assert isinstance(batch, Batch)
