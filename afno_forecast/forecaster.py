@@ -212,7 +212,7 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
     if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
         raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
                           f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
-    network = _conditioned(config.backbone) if len(steps) > 1 else config.backbone
+    network = _conditioned(config.backbone, len(steps))
     backbone = build_backbone(network, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary)
     scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
     tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
@@ -221,8 +221,14 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
                       longer_steps=tuple(inputs.longer), history=config.history, predicts=config.predicts)
 
 
-def _conditioned(config: PlainConfig | HierarchicalConfig | LegacyConfig) -> PlainConfig | HierarchicalConfig:
-    """The network with an input for the time step. Raises ConfigError for one that has none."""
+def _conditioned(config: PlainConfig | HierarchicalConfig | LegacyConfig, num_steps: int) -> PlainConfig | HierarchicalConfig | LegacyConfig:
+    """The network with an input for the time step where there are several. Raises ConfigError for one that has none, or for others' inputs."""
+    conditions = int(num_steps > 1)
     if isinstance(config, LegacyConfig):
-        raise ConfigError("published networks take one time step", where="model.time_steps", fix="use the backbone plain or hierarchical")
-    return replace(config, conditions=1)
+        if conditions:
+            raise ConfigError("published networks take one time step", where="model.time_steps", fix="use the backbone plain or hierarchical")
+        return config
+    if config.conditions not in (0, conditions):
+        raise ConfigError(f"the network is to read {config.conditions} conditions; a model with {num_steps} time step{'s' * conditions} gives "
+                          f"{conditions}", where="model.backbone.conditions", fix="leave it out: it follows from model.time_steps")
+    return replace(config, conditions=conditions)

@@ -48,11 +48,25 @@ def test_everything_that_training_would_refuse_later_is_found_at_once(tmp_path: 
     ("data.time_step=6", "data.time_step: must be text, got 6 (write 6h)"),
     ("validation.lead_time=36", "validation.lead_time: must be text, got 36 (write 36h)"),
     ("training.optimizer.betas=[0.9, -0.5]", "betas[1]: must be greater than or equal to 0, got -0.5"),
+    ("model.time_steps=[6h, 9h]", "model.time_steps[1]: 9h is not a multiple of data.time_step, 6h (use 12h)"),
+    ("model.time_steps=[12h, 18h]", "model.time_steps[1]: 18h is not a multiple of the shortest step, 12h: no forecast could combine them (use 1d)"),
+    ("model.time_steps=[6h, 1d, 24h]", "model.time_steps[2]: 1d is named twice (name each step once)"),
+    ("model.time_steps=[6h, 24 hours]", "model.time_steps[1]: '24 hours' is not a duration (did you mean '24h'?)"),
+    ("model.time_steps=[6, 24]", "model.time_steps[0]: must be text, got 6 (write 6h)"),
+    ("model.time_steps=6h", "model.time_steps: must be a list, got '6h' (write it in brackets: [6h])"),
+    ("model={time_steps: [6h, 24h], history: 2, forcings: [], static: [], backbone: {kind: plain}}",
+     "model.history: a model with several time steps reads one state, not 2 (write 1, or name one step in model.time_steps)"),
+    ("training.stages=[{until: 1, rollout: 1, time_steps: [24h]}]", "training.stages[0].time_steps[0]: 1d is not a step of the model (use 6h)"),
 ])
 def test_one_wrong_value(tiny_experiment: Path, override: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_experiment(tiny_experiment, [override])
     assert f"override 1: {override}: " in str(caught.value) and words in str(caught.value)
+
+
+def test_a_validation_that_ends_between_long_steps(tiny_experiment: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lead_time: 2d is not a multiple of the shortest of model.time_steps, 36h \(use 3d\)"):
+        load_experiment(tiny_experiment, ["model.time_steps=[36h, 72h]"])
 
 
 @pytest.mark.parametrize(("override", "words"), [

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from afno_forecast.data.build import build_store
-from afno_forecast.data.loader import Loader, sample_order
+from afno_forecast.data.loader import Loader, draw_step, sample_order
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError
@@ -115,3 +115,43 @@ def test_a_missing_channel_or_an_empty_period_is_said(store):
         make(store, start=0, end=5).num_samples(1)
     with pytest.raises(DataError, match="no 30 states"):
         next(make(store).batches(28, stage=0))
+
+
+def test_steps_are_drawn_evenly_at_random_and_each_batch_knows_how_many_came_before():
+    entries = (6, 12, 24, 24)
+    drawn = [draw_step(entries, n, seed=3, stage=1) for n in range(400)]
+    assert drawn == [draw_step(entries, n, seed=3, stage=1) for n in range(400)]
+    steps = [step for step, _ in drawn]
+    for turn in range(100):
+        assert sorted(steps[4 * turn:4 * turn + 4]) == sorted(entries)
+    assert len({tuple(steps[4 * turn:4 * turn + 4]) for turn in range(100)}) == 12  # every order there is
+    for step in set(entries):
+        assert [before for s, before in drawn if s == step] == list(range(steps.count(step)))
+    assert steps != [draw_step(entries, n, seed=3, stage=2)[0] for n in range(400)]
+    assert [draw_step((6,), n, seed=3, stage=1) for n in range(5)] == [(6, n) for n in range(5)]
+
+
+def test_batches_of_several_steps_deliver_every_window_of_each_once_an_epoch(store):
+    loader = make(store, history=1, batch_size=2)
+    steps = (STEP, 2 * STEP)
+    sizes = {step: loader.num_samples(2, step) for step in steps}
+    batches = loader.batches(2, stage=0, time_steps=steps)
+    seen: dict[int, list[int]] = {step: [] for step in steps}
+    for batch in islice(batches, 40):
+        assert (np.diff(batch.seconds, axis=1) == batch.time_step).all() and batch.seconds.shape == (2, 3)
+        seen[batch.time_step] += batch.seconds[:, 0].tolist()
+    batches.close()
+    assert sizes == {STEP: 16, 2 * STEP: 14} and [len(starts) for starts in seen.values()] == [40, 40]
+    for step, starts in seen.items():
+        assert len(set(starts[:sizes[step]])) == sizes[step] and set(starts[sizes[step]:2 * sizes[step]]) == set(starts)
+
+
+@pytest.mark.parametrize("position", [2, 6, 14])
+def test_drawn_steps_resume_at_the_exact_sample(store, position):
+    loader = make(store, history=1, batch_size=2)
+    whole, later = (loader.batches(2, stage=1, time_steps=(STEP, 2 * STEP, 3 * STEP), position=p) for p in (0, position))
+    for expected, batch in zip(islice(whole, position // 2, position // 2 + 5), later, strict=False):
+        np.testing.assert_array_equal(batch.seconds, expected.seconds)
+        assert np.array_equal(batch.states, expected.states)
+    whole.close()
+    later.close()
