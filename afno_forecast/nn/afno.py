@@ -41,10 +41,15 @@ class AFNOMixer(nn.Module):
         activation: between the layers, on the modulus. `gate`: each hidden channel by the sigmoid of its share of the block's
             modulus, so no amplitude is too small to be treated; `modrelu`: modulus less a learned threshold; `none`: linear.
         latitude: `periodic`, or over the poles by a double Fourier sphere, see `spectral.Modes`.
+        parity_C: signs of the channels over the pole, see `spectral.transform`.
+        band_unit: the wavenumber, for the choice of the band, of one cycle over the rows and over the columns of these tokens; (1, 1)
+            but for tokens that are mirrored or a part of the domain of training.
 
     Raises:
         ValueError: an argument is out of range.
     """
+
+    parity_C: Tensor | None
 
     def __init__(
         self,
@@ -57,6 +62,8 @@ class AFNOMixer(nn.Module):
         num_bands: int = 1,
         activation: Activation = "gate",
         latitude: Latitude = "periodic",
+        parity_C: Tensor | None = None,
+        band_unit: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         check_options(dim, num_blocks, fraction, shrink, num_bands)
@@ -64,8 +71,9 @@ class AFNOMixer(nn.Module):
             raise ValueError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
         if latitude not in LATITUDES:
             raise ValueError(f"latitude {latitude!r} is not one of {', '.join(LATITUDES)}")
-        self.dim, self.num_blocks, self.num_bands = dim, num_blocks, num_bands
+        self.dim, self.num_blocks, self.num_bands, self.band_unit = dim, num_blocks, num_bands, band_unit
         self.fraction, self.shrink, self.activation, self.latitude = fraction, shrink, activation, latitude
+        self.register_buffer("parity_C", parity_C, persistent=False)
         width = dim // num_blocks
         hidden = max(1, round(width * hidden_factor))
         self.weight_in_S2Gch = nn.Parameter(torch.randn(num_bands, 2, num_blocks, width, hidden) / math.sqrt(2 * width))
@@ -80,11 +88,11 @@ class AFNOMixer(nn.Module):
         """Mixed tokens, (B, H, W, C), in float32 or wider whatever the autocast state."""
         with torch.autocast(x_BHWC.device.type, enabled=False):
             modes = kept_modes(x_BHWC.shape[1], x_BHWC.shape[2], self.fraction, self.latitude)
-            z_B2KC = transform(x_BHWC, modes)
+            z_B2KC = transform(x_BHWC, modes, parity_C=self.parity_C)
             return inverse(self._mix(z_B2KC, modes), modes)
 
     def _mix(self, z_B2KC: Tensor, modes: Modes) -> Tensor:
-        order, back, sizes = _band_order(modes, self.num_bands, z_B2KC.device)
+        order, back, sizes = _band_order(modes, self.num_bands, self.band_unit, z_B2KC.device)
         if self.num_bands > 1:
             z_B2KC = z_B2KC.index_select(2, order)
         parts = torch.split(z_B2KC, sizes, 2)
@@ -129,15 +137,16 @@ def check_options(dim: int, num_blocks: int, fraction: float, shrink: float, num
         raise ValueError(f"at least one wavenumber band is needed, not {num_bands}")
 
 
-def band_of_wavenumber(wavenumber: int, num_bands: int) -> int:
+def band_of_wavenumber(wavenumber: float, num_bands: int) -> int:
     """Octave of an absolute wavenumber: 0-1, 2-3, 4-7 and so on; the last band is open."""
-    return min(max(abs(wavenumber), 1).bit_length() - 1, num_bands - 1)
+    return min(max(int(abs(wavenumber)), 1).bit_length() - 1, num_bands - 1)
 
 
 @lru_cache(maxsize=256)
-def _band_order(modes: Modes, num_bands: int, device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
+def _band_order(modes: Modes, num_bands: int, unit: tuple[float, float], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
     """An order of the kept modes in which each band is one piece, the way back, and the sizes of the pieces."""
-    bands = [band_of_wavenumber(max(abs(row), column), num_bands) for row in modes.row_wavenumbers for column in modes.column_wavenumbers]
+    rows, columns = [abs(k) * unit[0] for k in modes.row_wavenumbers], [k * unit[1] for k in modes.column_wavenumbers]
+    bands = [band_of_wavenumber(max(row, column), num_bands) for row in rows for column in columns]
     with torch.inference_mode(False):
         order = torch.tensor(bands).argsort(stable=True)
         back = order.argsort()

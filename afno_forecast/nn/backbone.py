@@ -10,21 +10,25 @@ Weights are drawn from torch's global generator: seed it, or fork it, before bui
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from .block import BoundaryConv, MixerBlock, ResidualBlock, Stack
 from .config import BackboneConfig, BlockConfig, HierarchicalConfig, PlainConfig
 from .legacy import LegacyBackbone, LegacyConfig, LegacyNetwork
-from .mixers import MixerOptions
+from .mixers import USED_OPTIONS, MixerOptions
 from .modulation import ConditionEmbed, Norm, check_condition
-from .padding import BOUNDARIES, Boundary
+from .padding import BOUNDARIES, POLAR, Boundary, channel_parity, mirrored_size
 from .patch import PatchEmbed, PatchRecovery
 
 __all__ = ["BackboneConfig", "HierarchicalConfig", "PlainConfig", "build_backbone", "muon_parameters", "num_parameters", "set_checkpointing"]
 
 
-def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, boundary: Boundary) -> nn.Module:
+def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, boundary: Boundary, *,
+                   parity: Sequence[float] | None = None, extent: tuple[float, float] | None = None) -> nn.Module:
     """The network of a configuration.
 
     Args:
@@ -32,6 +36,11 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         in_channels: C_in.
         out_channels: C_out.
         boundary: what lies beyond the edges of the grid, see `padding.pad`.
+        parity: what a stem that sees over the poles makes of each input channel there: +1 for scalars, -1 for components of horizontal
+            vectors such as the wind, which change sign; all +1 by default.
+        extent: for a network trained on another domain, the rows and columns of this grid as shares of that domain's (of its lengths,
+            not of its numbers of cells): wavenumber bands are then told by the wavelengths of training, and what concerns poles is left
+            out where this grid has none. By default the domain of training is this grid's.
 
     Returns:
         A module from (B, C_in, H, W), and (B, D) scalars where the configuration has D `conditions`, to (B, C_out, H, W), float32 or
@@ -48,21 +57,42 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         return LegacyBackbone(config, in_channels, out_channels)
     if config.latitude == "double_with_poles" and boundary != "sphere_with_poles":
         raise ValueError("latitude double_with_poles is for rows that lie on the poles, which this grid does not have; use double")
+    unit = _band_unit(config, boundary, extent or (1.0, 1.0))
+    if boundary not in POLAR and extent is not None:
+        config = replace(config, latitude="periodic", odd_channels=0.0)
+    if boundary not in POLAR and (config.latitude != "periodic" or config.odd_channels):
+        raise ValueError(f"latitude {config.latitude} and odd_channels {config.odd_channels} are for rows that end at the poles, which a grid with "
+                         f"boundary {boundary} does not have; leave both out")
+    if parity is not None and (len(parity) != in_channels or {abs(sign) for sign in parity} - {1}):
+        raise ValueError(f"parity is +1 or -1 for each of the {in_channels} input channels, not {list(parity)}")
+    parity_C = None if parity is None or min(parity) > 0 else torch.tensor(parity, dtype=torch.float32)
     if isinstance(config, PlainConfig):
-        return PlainBackbone(config, in_channels, out_channels, boundary)
-    return HierarchicalBackbone(config, in_channels, out_channels, boundary)
+        return PlainBackbone(config, in_channels, out_channels, boundary, parity_C, unit)
+    return HierarchicalBackbone(config, in_channels, out_channels, boundary, parity_C, unit)
 
 
-def _blocks(config: BlockConfig, width: int, boundary: Boundary) -> Stack:
+def _band_unit(config: BlockConfig, boundary: Boundary, extent: tuple[float, float]) -> tuple[float, float]:
+    """The wavenumber of training that one cycle over the rows, and over the columns, of the mixer's tokens is."""
+    if min(extent) <= 0:
+        raise ValueError(f"extent, shares of the domain of training, must be positive, not {extent}")
+    rows, columns = mirrored_size((1, 1), boundary)
+    if config.latitude != "periodic" and boundary not in POLAR:
+        rows = max(rows // 2, 1)  # training counted cycles over both halves of its meridians
+    return 1 / (extent[0] * rows), 1 / (extent[1] * columns)
+
+
+def _blocks(config: BlockConfig, width: int, boundary: Boundary, unit: tuple[float, float]) -> Stack:
     options = MixerOptions(
         dim=width,
-        num_blocks=config.num_blocks,
+        num_blocks=config.num_blocks if "num_blocks" in USED_OPTIONS[config.mixer] else 1,
         hidden_factor=config.hidden_factor,
         fraction=config.fraction,
         shrink=config.shrink,
         num_bands=config.num_bands,
         latitude=config.latitude,
-        tokens=config.tokens,
+        tokens=config.tokens if config.tokens is None else mirrored_size(config.tokens, boundary),
+        odd_share=config.odd_channels,
+        band_unit=unit,
     )
     conditioned = config.conditions > 0
     return Stack(
@@ -78,10 +108,11 @@ def _coarse(boundary: Boundary) -> Boundary:
 class PlainBackbone(nn.Module):
     """Patch embedding (`stem`), blocks, norm and patch recovery (`head`)."""
 
-    def __init__(self, config: PlainConfig, in_channels: int, out_channels: int, boundary: Boundary) -> None:
+    def __init__(self, config: PlainConfig, in_channels: int, out_channels: int, boundary: Boundary, parity_C: Tensor | None,
+                 unit: tuple[float, float]) -> None:
         super().__init__()
-        self.stem = PatchEmbed(in_channels, config.width, config.patch, boundary)
-        self.blocks = _blocks(config, config.width, _coarse(boundary))
+        self.stem = PatchEmbed(in_channels, config.width, config.patch, boundary, parity_C=parity_C)
+        self.blocks = _blocks(config, config.width, _coarse(boundary), unit)
         self.norm = Norm(config.width, conditioned=config.conditions > 0)
         self.head = PatchRecovery(config.width, out_channels, config.patch)
         for parameter in self.head.parameters():
@@ -101,26 +132,30 @@ class PlainBackbone(nn.Module):
 class HierarchicalBackbone(nn.Module):
     """Stem, way down, blocks on the coarsest level, way up with skips, head."""
 
-    def __init__(self, config: HierarchicalConfig, in_channels: int, out_channels: int, boundary: Boundary) -> None:
+    def __init__(self, config: HierarchicalConfig, in_channels: int, out_channels: int, boundary: Boundary, parity_C: Tensor | None,
+                 unit: tuple[float, float]) -> None:
         super().__init__()
         widths = config.widths
         edges = [boundary] + [_coarse(boundary)] * (len(widths) - 1)
         finer = range(len(widths) - 1)
 
-        conditioned = config.conditions > 0
+        conditioned, odd = config.conditions > 0, config.odd_channels
 
         def residual(level: int) -> Stack:
-            return Stack(ResidualBlock(widths[level], edges[level], conditioned=conditioned) for _ in range(config.residual_blocks))
+            return Stack(ResidualBlock(widths[level], edges[level], conditioned=conditioned, odd_share=odd) for _ in range(config.residual_blocks))
 
-        self.stem = BoundaryConv(in_channels, widths[0], boundary)
+        def down(level: int) -> PatchEmbed:
+            return PatchEmbed(widths[level], widths[level + 1], (2, 2), edges[level], parity_C=channel_parity(widths[level], odd))
+
+        self.stem = BoundaryConv(in_channels, widths[0], boundary, parity_C=parity_C)
         self.refine_down = nn.ModuleList(residual(level) for level in finer)
-        self.down = nn.ModuleList(PatchEmbed(widths[level], widths[level + 1], (2, 2), edges[level]) for level in finer)
-        self.blocks = _blocks(config, widths[-1], edges[-1])
+        self.down = nn.ModuleList(down(level) for level in finer)
+        self.blocks = _blocks(config, widths[-1], edges[-1], unit)
         self.up = nn.ModuleList(PatchRecovery(widths[level + 1], widths[level], (2, 2)) for level in finer)
         self.join = nn.ModuleList(nn.Linear(2 * widths[level], widths[level]) for level in finer)
         self.refine_up = nn.ModuleList(residual(level) for level in finer)
         self.norm = Norm(widths[0], conditioned=conditioned)
-        self.head = BoundaryConv(widths[0], out_channels, boundary, zero=True)
+        self.head = BoundaryConv(widths[0], out_channels, boundary, zero=True, parity_C=channel_parity(widths[0], odd))
         self.conditions = config.conditions
         self.condition_embed = ConditionEmbed(config.conditions) if conditioned else None
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .convolution import convolve
-from .mixers import MIXERS, MixerName, MixerOptions
+from .mixers import MIXERS, PERIODIC_MIXERS, MixerName, MixerOptions
 from .modulation import Norm
-from .padding import Boundary, pad
+from .padding import Boundary, channel_parity, mirror, pad
 
 
 class BoundaryConv(nn.Module):
@@ -25,11 +25,15 @@ class BoundaryConv(nn.Module):
         out_channels: channels after.
         boundary: see `padding.pad`.
         zero: start from zero weights.
+        parity_C: signs of the channels over a pole, see `padding.pad`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, boundary: Boundary, *, zero: bool = False) -> None:
+    parity_C: Tensor | None
+
+    def __init__(self, in_channels: int, out_channels: int, boundary: Boundary, *, zero: bool = False, parity_C: Tensor | None = None) -> None:
         super().__init__()
         self.boundary = boundary
+        self.register_buffer("parity_C", parity_C, persistent=False)
         self.conv = nn.Conv2d(in_channels, out_channels, 3)
         if zero:
             for parameter in self.conv.parameters():
@@ -37,7 +41,7 @@ class BoundaryConv(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Convolved field, (B, H, W, C')."""
-        padded_BCHW = pad(x_BHWC.permute(0, 3, 1, 2), 1, 1, self.boundary)
+        padded_BCHW = pad(x_BHWC.permute(0, 3, 1, 2), 1, 1, self.boundary, self.parity_C)
         return convolve(padded_BCHW, self.conv.weight, self.conv.bias).permute(0, 2, 3, 1)
 
 
@@ -64,11 +68,12 @@ class Stack(nn.ModuleList):
 class ResidualBlock(nn.Module):
     """x + conv(gelu(conv(norm(x)))); the second convolution starts from zero, so that the block starts as the identity."""
 
-    def __init__(self, dim: int, boundary: Boundary, *, conditioned: bool = False) -> None:
+    def __init__(self, dim: int, boundary: Boundary, *, conditioned: bool = False, odd_share: float = 0.0) -> None:
         super().__init__()
+        parity_C = channel_parity(dim, odd_share)
         self.norm = Norm(dim, conditioned=conditioned)
-        self.first = BoundaryConv(dim, dim, boundary)
-        self.second = BoundaryConv(dim, dim, boundary, zero=True)
+        self.first = BoundaryConv(dim, dim, boundary, parity_C=parity_C)
+        self.second = BoundaryConv(dim, dim, boundary, zero=True, parity_C=parity_C)
 
     def forward(self, x_BHWC: Tensor, features_BE: Tensor | None = None) -> Tensor:
         """Refined field, the same shape."""
@@ -95,6 +100,8 @@ class MixerBlock(nn.Module):
     """Mix tokens, then mix channels, each with a norm before and a skip around.
 
     x + mixer(u) + u with u = norm(x), where `local` adds a 3 x 3 convolution of u beside the mixer; then x + mlp(norm(x)).
+    A mixer that takes its tokens for periodic gets them mirrored where the area ends, see `padding.mirror`; that part of the work
+    doubles on a band and grows fourfold on a limited area.
 
     Args:
         options: the mixer's options; `options.dim` is the number of channels.
@@ -110,14 +117,17 @@ class MixerBlock(nn.Module):
         super().__init__()
         self.mixer_norm = Norm(options.dim, conditioned=conditioned)
         self.mixer = MIXERS[mixer](options)
-        self.local = BoundaryConv(options.dim, options.dim, boundary) if local else None
+        self.boundary, self.mirrors = boundary, mixer in PERIODIC_MIXERS
+        self.local = BoundaryConv(options.dim, options.dim, boundary, parity_C=options.parity) if local else None
         self.mlp_norm = Norm(options.dim, conditioned=conditioned)
         self.mlp = MLP(options.dim, mlp_ratio)
 
     def forward(self, x_BHWC: Tensor, features_BE: Tensor | None = None) -> Tensor:
         """Mixed tokens, the same shape."""
         normed = self.mixer_norm(x_BHWC, features_BE)
-        x_BHWC = x_BHWC + normed + self.mixer(normed)
+        rows, columns = x_BHWC.shape[1:3]
+        spread = mirror(normed, self.boundary) if self.mirrors else normed
+        x_BHWC = x_BHWC + normed + self.mixer(spread)[:, :rows, :columns]
         if self.local is not None:
             x_BHWC = x_BHWC + self.local(normed)
         mixed: Tensor = x_BHWC + self.mlp(self.mlp_norm(x_BHWC, features_BE))

@@ -33,6 +33,8 @@ class BlockConfig:
     num_bands: int = field(default=1, metadata=_doc("Wavenumber bands (octaves) with spectral weights of their own."))
     latitude: Latitude = field(default="periodic", metadata=_doc(
         "How the transform continues latitude: periodic, or over the poles as a double Fourier sphere (double, double_with_poles)."))
+    odd_channels: float = field(default=0.0, metadata=_doc(
+        "Share of the hidden channels that change sign over a pole, as components of vectors do; in [0, 1]."))
     local: bool = field(default=False, metadata=_doc("A 3 x 3 convolution beside the mixer."))
     tokens: tuple[int, int] | None = field(default=None, metadata=_doc(
         "Token grid (rows, columns) of the mixer gfn; the other mixers run on any grid."))
@@ -54,6 +56,8 @@ class PlainConfig(BlockConfig):
     def __post_init__(self) -> None:
         if min(self.patch) < 1 or self.width < 1 or self.depth < 0:
             raise ValueError(f"patch, width and depth must be positive, not {self.patch}, {self.width}, {self.depth}")
+        if self.odd_channels and self.latitude == "periodic" and not self.local:
+            raise ValueError("odd_channels: does nothing in a plain network without local and with latitude periodic; leave it out")
         _check_blocks(self, self.width)
 
 
@@ -97,6 +101,8 @@ def _check_blocks(config: BlockConfig, width: int) -> None:
         raise ValueError(f"fraction must be in (0, 1], not {config.fraction}")
     if config.shrink < 0.0 or config.hidden_factor <= 0.0 or config.mlp_ratio <= 0.0 or config.num_bands < 1:
         raise ValueError("shrink must not be negative; hidden_factor, mlp_ratio and num_bands must be positive")
+    if not 0.0 <= config.odd_channels <= 1.0:
+        raise ValueError(f"odd_channels, a share of the channels, must be in [0, 1], not {config.odd_channels}")
     if config.conditions < 0:
         raise ValueError(f"conditions, the number of scalars given with a sample, must not be negative, not {config.conditions}")
     if (config.mixer == "gfn") != (config.tokens is not None):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .afno import AFNOMixer
 from .legacy import LegacyMixer
+from .padding import channel_parity
 from .spectral import Latitude, inverse, kept_modes, transform
 
 MixerName = Literal["afno", "legacy", "fno", "gfn", "attention", "identity"]
@@ -33,13 +34,27 @@ class MixerOptions:
     latitude: Latitude = "periodic"
     tokens: tuple[int, int] | None = None
     """Token grid (rows, columns) that the weights of `gfn` belong to."""
+    odd_share: float = 0.0
+    """Share of the channels of each block that change sign over a pole."""
+
+    band_unit: tuple[float, float] = (1.0, 1.0)
+    """The wavenumber of training that one cycle over the rows and over the columns of the tokens is."""
+
+    @property
+    def parity(self) -> Tensor | None:
+        """Signs of the channels over a pole; None where all are +1."""
+        return channel_parity(self.dim, self.odd_share, self.num_blocks)
 
 
 class GFNMixer(nn.Module):
     """Global filter: one complex weight for each kept mode and channel; belongs to one token grid."""
 
-    def __init__(self, dim: int, tokens: tuple[int, int], *, fraction: float = 1.0, latitude: Latitude = "periodic") -> None:
+    parity_C: Tensor | None
+
+    def __init__(self, dim: int, tokens: tuple[int, int], *, fraction: float = 1.0, latitude: Latitude = "periodic",
+                 parity_C: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("parity_C", parity_C, persistent=False)
         self.modes = kept_modes(tokens[0], tokens[1], fraction, latitude)
         num_modes = len(self.modes.row_wavenumbers) * len(self.modes.column_wavenumbers)
         self.weight_2KC = nn.Parameter(torch.randn(2, num_modes, dim) / math.sqrt(2))
@@ -52,7 +67,7 @@ class GFNMixer(nn.Module):
                 "the mixer afno runs on any grid"
             )
         with torch.autocast(x_BHWC.device.type, enabled=False):
-            real, imaginary = transform(x_BHWC, self.modes).unbind(1)
+            real, imaginary = transform(x_BHWC, self.modes, parity_C=self.parity_C).unbind(1)
             gain, turn = self.weight_2KC.to(real.dtype)
             return inverse(torch.stack([real * gain - imaginary * turn, real * turn + imaginary * gain], 1), self.modes)
 
@@ -94,6 +109,8 @@ def _afno(options: MixerOptions) -> nn.Module:
         shrink=options.shrink,
         num_bands=options.num_bands,
         latitude=options.latitude,
+        parity_C=options.parity,
+        band_unit=options.band_unit,
     )
 
 
@@ -104,13 +121,14 @@ def _legacy(options: MixerOptions) -> nn.Module:
 
 def _fno(options: MixerOptions) -> nn.Module:
     """Linear and dense in the channels: one block, no activation, no shrink."""
-    return AFNOMixer(options.dim, 1, fraction=options.fraction, num_bands=options.num_bands, activation="none", latitude=options.latitude)
+    return AFNOMixer(options.dim, 1, fraction=options.fraction, num_bands=options.num_bands, activation="none", latitude=options.latitude,
+                     parity_C=options.parity, band_unit=options.band_unit)
 
 
 def _gfn(options: MixerOptions) -> nn.Module:
     if options.tokens is None:
         raise ValueError("the mixer gfn has weights for each mode: give its token grid, tokens: [rows, columns]")
-    return GFNMixer(options.dim, options.tokens, fraction=options.fraction, latitude=options.latitude)
+    return GFNMixer(options.dim, options.tokens, fraction=options.fraction, latitude=options.latitude, parity_C=options.parity)
 
 
 def _attention(options: MixerOptions) -> nn.Module:
@@ -130,6 +148,9 @@ USED_OPTIONS: dict[MixerName, frozenset[str]] = {
     "identity": frozenset(),
 }
 """The options of a configuration that do something with each mixer."""
+
+PERIODIC_MIXERS: frozenset[MixerName] = frozenset({"afno", "fno", "gfn"})
+"""The mixers that take their tokens for periodic and are to be spared the edges of an area; `legacy` stays as published."""
 
 MIXERS: dict[MixerName, Callable[[MixerOptions], nn.Module]] = {
     "afno": _afno,

@@ -5,6 +5,7 @@ Axes: B batch, C channel, H latitude row, W longitude column. Works alike for la
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,11 @@ BOUNDARIES: tuple[Boundary, ...] = ("sphere", "sphere_with_poles", "band", "peri
 _EDGE_ROWS = ("band", "limited")
 
 
-def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, int], boundary: Boundary) -> Tensor:
+POLAR: tuple[Boundary, ...] = ("sphere", "sphere_with_poles")
+"""The boundaries whose rows end at poles."""
+
+
+def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, int], boundary: Boundary, parity_C: Tensor | None = None) -> Tensor:
     """Pad rows and columns by what lies beyond the edge.
 
     Over a pole a meridian goes on as the meridian half a turn away, so beyond the first row lie the first rows again, in
@@ -29,6 +34,7 @@ def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, i
             rows lie on the poles, so they are not repeated. `band`: all longitudes but not both poles, such as a hemisphere: the
             outermost rows are repeated. `periodic`: both axes wrap around. `limited`: a limited area, edges are repeated. Longitude
             wraps around in all but the last.
+        parity_C: the sign that each channel takes over a pole: +1 scalars, -1 horizontal components of vectors; +1 by default.
 
     Returns:
         (B, C, H + rows, W + columns), the same type.
@@ -40,8 +46,33 @@ def pad(x_BCHW: Tensor, rows: int | tuple[int, int], columns: int | tuple[int, i
     _check(x_BCHW, edges, boundary)
     if not any(edges):
         return x_BCHW
-    padded: Tensor = _Pad.apply(x_BCHW, edges, boundary)  # type: ignore[no-untyped-call]
+    padded: Tensor = _Pad.apply(x_BCHW, edges, boundary, None if parity_C is None else parity_C.to(x_BCHW)[:, None, None])  # type: ignore[no-untyped-call]
     return padded
+
+
+def mirror(x_BHWC: Tensor, boundary: Boundary) -> Tensor:
+    """Make tokens periodic where the area ends: continued by their mirror image, so that what meets is equal.
+
+    The even continuation of a cosine transform: rows on a `band`, rows and columns on a `limited` area, whose tokens thus become
+    twice and four times as many; elsewhere nothing. The first H rows and W columns are the tokens themselves.
+    """
+    if boundary in _EDGE_ROWS:
+        x_BHWC = torch.cat([x_BHWC, x_BHWC.flip(1)], 1)
+    if boundary == "limited":
+        x_BHWC = torch.cat([x_BHWC, x_BHWC.flip(2)], 2)
+    return x_BHWC
+
+
+def mirrored_size(size: tuple[int, int], boundary: Boundary) -> tuple[int, int]:
+    """Rows and columns of `mirror`'s result for tokens of that many."""
+    return size[0] * (2 if boundary in _EDGE_ROWS else 1), size[1] * (2 if boundary == "limited" else 1)
+
+
+def channel_parity(num_channels: int, odd_share: float, groups: int = 1) -> Tensor | None:
+    """Signs over a pole for hidden channels: -1 for the last `odd_share` of each group of channels, rounded up, else +1; None if all are."""
+    width = num_channels // groups
+    num_odd = math.ceil(width * odd_share)
+    return torch.tensor([1.0] * (width - num_odd) + [-1.0] * num_odd).repeat(groups) if num_odd else None
 
 
 def _both(amount: int | tuple[int, int]) -> tuple[int, int]:
@@ -81,6 +112,10 @@ def _half_turn_back(x_BCHW: Tensor) -> Tensor:
     return turned if num_columns % 2 == 0 else (turned + torch.roll(x_BCHW, -(num_columns // 2 + 1), -1)) / 2
 
 
+def _signed(x_BCHW: Tensor, parity_C11: Tensor | None) -> Tensor:
+    return x_BCHW if parity_C11 is None else x_BCHW * parity_C11
+
+
 def _row_sources(num_rows: int, top: int, bottom: int, boundary: Boundary) -> tuple[slice, slice]:
     """Which rows lie beyond the first and beyond the last row; over a pole they come in reverse order."""
     if boundary == "periodic":
@@ -93,7 +128,7 @@ class _Pad(torch.autograd.Function):
     """One allocation forward and one backward; what slices and `cat` would do in ten full-size copies."""
 
     @staticmethod
-    def forward(x_BCHW: Tensor, edges: tuple[int, int, int, int], boundary: Boundary) -> Tensor:
+    def forward(x_BCHW: Tensor, edges: tuple[int, int, int, int], boundary: Boundary, parity_C11: Tensor | None) -> Tensor:
         top, bottom, left, right = edges
         batch, channels, num_rows, num_columns = x_BCHW.shape
         channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
@@ -115,18 +150,18 @@ class _Pad(torch.autograd.Function):
         for source, place in zip(_row_sources(num_rows, top, bottom, boundary), (slice(0, top), slice(top + num_rows, None)), strict=True):
             if source.start < source.stop and boundary not in _EDGE_ROWS:
                 beyond = x_BCHW[..., source, :]
-                middle[..., place, :] = beyond if boundary == "periodic" else _half_turn(beyond.flip(-2))
+                middle[..., place, :] = beyond if boundary == "periodic" else _signed(_half_turn(beyond.flip(-2)), parity_C11)
         padded[..., :left] = middle[..., num_columns - left :]
         padded[..., left + num_columns :] = middle[..., :right]
         return padded
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, int, int, int], Boundary], output: Tensor) -> None:
-        x_BCHW, ctx.edges, ctx.boundary = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, int, int, int], Boundary, Tensor | None], output: Tensor) -> None:
+        x_BCHW, ctx.edges, ctx.boundary, ctx.parity = inputs
         ctx.size = x_BCHW.shape[-2:]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = gradients
         top, bottom, left, right = ctx.edges
         num_rows, num_columns = ctx.size
@@ -143,11 +178,11 @@ class _Pad(torch.autograd.Function):
         if ctx.boundary in _EDGE_ROWS:
             inner[..., :1, :] += above.sum(-2, keepdim=True)
             inner[..., -1:, :] += below.sum(-2, keepdim=True)
-            return inner, None, None
+            return inner, None, None, None
         for source, part in zip(_row_sources(num_rows, top, bottom, ctx.boundary), (above, below), strict=True):
             if source.start < source.stop:
-                inner[..., source, :] += part if ctx.boundary == "periodic" else _half_turn_back(part).flip(-2)
-        return inner, None, None
+                inner[..., source, :] += part if ctx.boundary == "periodic" else _signed(_half_turn_back(part), ctx.parity).flip(-2)
+        return inner, None, None, None
 
 
 def _format(x_BCHW: Tensor) -> torch.memory_format:

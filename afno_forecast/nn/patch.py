@@ -21,11 +21,15 @@ class PatchEmbed(nn.Module):
         out_channels: channels of a token, D.
         patch: rows and columns of a patch.
         boundary: see `padding.pad`.
+        parity_C: signs of the channels of a cell over a pole, see `padding.pad`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, patch: tuple[int, int], boundary: Boundary) -> None:
+    parity_C: Tensor | None
+
+    def __init__(self, in_channels: int, out_channels: int, patch: tuple[int, int], boundary: Boundary, *, parity_C: Tensor | None = None) -> None:
         super().__init__()
         self.patch, self.boundary = patch, boundary
+        self.register_buffer("parity_C", parity_C, persistent=False)
         self.linear = nn.Linear(patch[0] * patch[1] * in_channels, out_channels)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -33,7 +37,7 @@ class PatchEmbed(nn.Module):
         rows, columns = self.patch
         missing = (-x_BHWC.shape[1] % rows, -x_BHWC.shape[2] % columns)
         if any(missing):
-            x_BHWC = pad(x_BHWC.permute(0, 3, 1, 2), (0, missing[0]), (0, missing[1]), self.boundary).permute(0, 2, 3, 1)
+            x_BHWC = pad(x_BHWC.permute(0, 3, 1, 2), (0, missing[0]), (0, missing[1]), self.boundary, self.parity_C).permute(0, 2, 3, 1)
         batch, num_rows, num_columns, channels = x_BHWC.shape
         patches = x_BHWC.reshape(batch, num_rows // rows, rows, num_columns // columns, columns, channels)
         patches = patches.permute(0, 1, 3, 2, 4, 5).flatten(3)
