@@ -1,0 +1,60 @@
+"""Every option of the network and of the recipe switched alone, each row at the same cost; see skill.py for the setting and the arguments.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/ablation.py STORE OUT --train START/END --validation START/END --seconds 120 --inits 18
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from skill import Rows, Setting, arguments, run, slug, table
+from skill_networks import OURS, SKILL_ROWS, hierarchical, plain, unet
+
+from afno_forecast.training.optimizers import OptimizerConfig
+
+ABLATION_ROWS: Rows = {
+    "ours": SKILL_ROWS["ours"],
+    "batch 2": (hierarchical(), replace(OURS, name="batch 2", batch=2)),
+    "learning rate 2e-3": (hierarchical(), replace(OURS, name="lr 2e-3", optimizer=OptimizerConfig(learning_rate=2e-3))),
+    "learning rate 4e-3": (hierarchical(), replace(OURS, name="lr 4e-3", optimizer=OptimizerConfig(learning_rate=4e-3))),
+    "AdamW for all": (hierarchical(), replace(OURS, name="AdamW", optimizer=OptimizerConfig(muon=False))),
+    "last weights": (hierarchical(), replace(OURS, name="no average", average=0.0)),
+    "one step only": (hierarchical(), replace(OURS, name="one step", stages=((1.0, 1),))),
+    "two steps at most": (hierarchical(), replace(OURS, name="1, 2", stages=((0.5, 1), (1.0, 2)))),
+    "longer rollouts earlier": (hierarchical(), replace(OURS, name="25/45/70/100", stages=((0.25, 1), (0.45, 2), (0.7, 4), (1.0, 8)))),
+    "wider": (hierarchical(widths=(64, 128, 256)), OURS),
+    "narrower": (hierarchical(widths=(32, 64, 128)), OURS),
+    "two residual blocks": (hierarchical(residual_blocks=2), OURS),
+    "four mixer blocks": (hierarchical(depth=4), OURS),
+    "mixer identity": (hierarchical(mixer="identity"), OURS),
+    "mixer alone": (hierarchical(local=False), OURS),
+    "mixer fno": (hierarchical(mixer="fno", num_bands=4), OURS),
+    "mixer attention": (hierarchical(mixer="attention"), OURS),
+    "dense weights": (hierarchical(num_blocks=1), OURS),
+    "32 blocks": (hierarchical(num_blocks=32), OURS),
+    "one band": (hierarchical(num_bands=1), OURS),
+    "soft-shrink 0.01": (hierarchical(shrink=0.01), OURS),
+    "half of the modes": (hierarchical(fraction=0.5), OURS),
+    "double Fourier sphere": (hierarchical(latitude="double"), OURS),
+    "shallow pyramid": (hierarchical(widths=(48, 96)), OURS),
+    "shallow pyramid, identity": (hierarchical(widths=(48, 96), mixer="identity"), OURS),
+    "plain, patch 2": (plain(patch=(2, 2), width=128, depth=4, num_bands=4, local=True), OURS),
+    "plain, patch 2, identity": (plain(patch=(2, 2), width=128, depth=4, mixer="identity", local=True), OURS),
+    "U-Net": (unet(), OURS),
+}
+
+
+def main() -> None:
+    """Run the rows and print the table."""
+    args = arguments(__doc__, list(ABLATION_ROWS))
+    torch.set_num_threads(1)
+    names = args.rows.split(",")
+    rows = {name: row for name, row in ABLATION_ROWS.items() if slug(name) in names}
+    run(Setting(args.store, args.train, args.validation), rows, [int(seed) for seed in args.seeds.split(",")], args.seconds, args.out,
+        num_inits=args.inits)
+    print(table(args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The rows of the skill tables: our networks with options switched, and the rivals, each as a function that builds it.
+
+A network maps (B, C_in, H, W) to (B, C_out, H, W) and gives the tendency in units of its standard deviation. The dense U-Net is
+written here: 3 x 3 residual blocks at every level, the same padding over the poles as ours, so that what differs is the mixer and
+the block, not the geometry. FNO and SFNO are neuraloperator's, where it is installed; FourCastNet's network is `nn.legacy`.
+
+    pip install --no-deps neuraloperator tensorly tensorly-torch opt-einsum torch-harmonics==0.8.0
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afno_forecast.nn.backbone import HierarchicalConfig, LegacyConfig, PlainConfig, build_backbone
+from afno_forecast.nn.block import BoundaryConv, ResidualBlock
+from afno_forecast.nn.padding import Boundary
+from afno_forecast.training.optimizers import OptimizerConfig
+
+Build = Callable[[int, int, tuple[int, int], Boundary], nn.Module]
+"""(channels in, channels out, grid, boundary) to a network."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a row is trained. Always: tendency target in its standard deviation, area weights, warm-up and cosine, clipping, the same inputs."""
+
+    name: str
+    stages: tuple[tuple[float, int], ...]
+    """(share of the cost at which the stage ends, rollout)."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    average: float = 0.998
+    batch: int = 4
+
+
+OURS = Recipe("ours", ((0.35, 1), (0.60, 2), (0.85, 4), (1.0, 8)))
+"""Muon + AdamW, rollouts of 1, 2, 4, 8 steps, averaged weights."""
+COMMON = Recipe("common", ((1.0, 1),), OptimizerConfig(muon=False), average=0.0)
+"""AdamW, one step, last weights."""
+
+WIDTHS = (48, 96, 192)
+
+
+class DenseUNet(nn.Module):
+    """Three levels of 3 x 3 residual blocks (LayerNorm, convolution, GELU, convolution), two at each level and side, with skips."""
+
+    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...], boundary: Boundary) -> None:
+        super().__init__()
+        finer = range(len(widths) - 1)
+        self.stem = BoundaryConv(in_channels, widths[0], boundary)
+        self.before = nn.ModuleList(_pair(widths[i], boundary) for i in finer)
+        self.down = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in finer)
+        self.middle = _pair(widths[-1], boundary)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(widths[i + 1], widths[i], 2, stride=2) for i in finer)
+        self.join = nn.ModuleList(nn.Conv2d(2 * widths[i], widths[i], 1) for i in finer)
+        self.after = nn.ModuleList(_pair(widths[i], boundary) for i in finer)
+        self.norm = nn.LayerNorm(widths[0])
+        self.head = BoundaryConv(widths[0], out_channels, boundary, zero=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H, W)."""
+        x_BHWC = self.stem(x_BCHW.permute(0, 2, 3, 1).contiguous())
+        skips: list[Tensor] = []
+        for before, down in zip(self.before, self.down, strict=True):
+            skips.append(before(x_BHWC))
+            x_BHWC = _channels_first(down, skips[-1])
+        x_BHWC = self.middle(x_BHWC)
+        for skip, up, join, after in zip(reversed(skips), reversed(self.up), reversed(self.join), reversed(self.after), strict=True):
+            x_BHWC = after(_channels_first(join, torch.cat([_channels_first(up, x_BHWC), skip], -1)))
+        return self.head(self.norm(x_BHWC)).permute(0, 3, 1, 2).float()
+
+
+def _pair(width: int, boundary: Boundary) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(width, boundary), ResidualBlock(width, boundary))
+
+
+def _channels_first(layer: nn.Module, x_BHWC: Tensor) -> Tensor:
+    out: Tensor = layer(x_BHWC.permute(0, 3, 1, 2))
+    return out.permute(0, 2, 3, 1)
+
+
+class SmallStart(nn.Module):
+    """A rival's network with a learned gain for each channel on its output, small at first: ours starts from a tendency of zero."""
+
+    def __init__(self, network: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.gain_C11 = nn.Parameter(torch.full((out_channels, 1, 1), 0.1))
+        self.register_state_dict_post_hook(_only_tensors)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H, W)."""
+        out: Tensor = self.network(x_BCHW)
+        return out.float() * self.gain_C11
+
+
+def _only_tensors(_: nn.Module, state: dict[str, Any], *__: object) -> None:
+    state.pop("_metadata", None)  # neuraloperator adds its arguments
+
+
+def hierarchical(**options: Any) -> Build:
+    """Ours: convolutional levels and mixer blocks on the coarsest."""
+    config = HierarchicalConfig(**{"widths": WIDTHS, **options})
+    return lambda num_in, num_out, _, boundary: build_backbone(config, num_in, num_out, boundary)
+
+
+def plain(**options: Any) -> Build:
+    """Ours: patches and blocks of one width."""
+    config = PlainConfig(**options)
+    return lambda num_in, num_out, _, boundary: build_backbone(config, num_in, num_out, boundary)
+
+
+def unet(widths: tuple[int, ...] = WIDTHS) -> Build:
+    """The dense U-Net."""
+    return lambda num_in, num_out, _, boundary: DenseUNet(num_in, num_out, widths, boundary)
+
+
+def fourcastnet(patch: int, embed_dim: int = 256, depth: int = 6) -> Build:
+    """FourCastNet's network, its mode selection included."""
+    def build(num_in: int, num_out: int, grid: tuple[int, int], boundary: Boundary) -> nn.Module:
+        return build_backbone(LegacyConfig("legacy", grid, (patch, patch), embed_dim, depth), num_in, num_out, boundary)
+
+    return build
+
+
+def neuraloperator(name: str, **options: Any) -> Build:
+    """neuraloperator's FNO or SFNO; ImportError where it is not installed."""
+    def build(num_in: int, num_out: int, grid: tuple[int, int], _: Boundary) -> nn.Module:
+        kind = getattr(importlib.import_module("neuralop.models"), name)
+        return SmallStart(kind(in_channels=num_in, out_channels=num_out, **options), num_out)
+
+    return build
+
+
+SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
+    "ours": (hierarchical(), OURS),
+    "ours without mixer": (hierarchical(mixer="identity"), OURS),
+    "U-Net, our recipe": (unet(), OURS),
+    "U-Net, common recipe": (unet(), COMMON),
+    "ours, common recipe": (hierarchical(), COMMON),
+    "FourCastNet, patch 4": (fourcastnet(4), COMMON),
+    "FourCastNet, patch 2": (fourcastnet(2), COMMON),
+    "FNO": (neuraloperator("FNO", n_modes=(16, 32), hidden_channels=64, n_layers=4), COMMON),
+    "SFNO": (neuraloperator("SFNO", n_modes=(32, 32), hidden_channels=64, n_layers=4), COMMON),
+    "attention": (plain(mixer="attention", patch=(2, 2), width=192, depth=4), COMMON),
+}
