@@ -57,11 +57,12 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     a, b, c = _NEWTON_SCHULZ
     # x_k = p_k ... p_1 x_0 with p_k a polynomial of the gram matrix of x_(k-1): only the small side is iterated, x is touched twice.
     identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    gram, product = x @ x.mT, identity
-    for _ in range(_NUM_ITERATIONS):
+    gram = x @ x.mT
+    product = polynomial = a * identity + b * gram + c * gram @ gram
+    for _ in range(_NUM_ITERATIONS - 1):
+        gram = polynomial @ gram @ polynomial
         polynomial = a * identity + b * gram + c * gram @ gram
         product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
     result: Tensor = (product @ x).mT if tall else product @ x
     return result
 
