@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from . import __version__, model_folder, vocabulary
 from .config import Strict, dump_config, load_config
-from .data.loader import Loader
+from .data.loader import Delivery, Loader
 from .data.store import Store, is_store
 from .data.tendencies import tendency_std
 from .documents import nearest
@@ -206,7 +206,7 @@ def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train:
     """The training samples. Raises ConfigError when a batch would hold a sample twice."""
     config = experiment.training
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
-                    batch_size=config.batch_size, seed=experiment.seed, cache_bytes=config.cache_megabytes << 20)
+                    batch_size=config.batch_size, seed=experiment.seed, delivery=Delivery(cache_bytes=config.cache_megabytes << 20))
     for step, rollout in _longest_rollouts(experiment, forecaster).items():
         largest = loader.num_samples(rollout, step)
         if config.batch_size > largest:

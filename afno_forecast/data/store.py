@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from .climatology import Climatology
 from .reader import BadChunk, ChunkedArray, read_metadata
 from .statistics import Statistics
 
-__all__ = ["FORMAT_VERSION", "MARK", "Statistics", "Store", "channel_names", "is_store", "match_channels"]
+__all__ = ["FORMAT_VERSION", "MARK", "Scaling", "Statistics", "Store", "channel_names", "is_store", "match_channels"]
 
 FORMAT_VERSION = 1
 MARK = "afno_forecast_store"
@@ -54,6 +55,44 @@ def match_channels(wanted: ChannelSet, available: ChannelSet, where: str) -> NDA
     return index
 
 
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Normalisation of states: `value * scale + shift`, rounded twice in float32.
+
+    Args:
+        scale, shift: by channel wanted; float32, shape (C, 1, 1).
+    """
+
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, mean: NDArray[np.float64], std: NDArray[np.float64]) -> Scaling:
+        """To zero mean and unit standard deviation; a constant channel (std 0) is only centred. Physical units, shape (C,)."""
+        scale = 1 / np.where(std > 0, std, 1.0)
+        return cls(scale.astype(np.float32)[:, None, None], (-mean * scale).astype(np.float32)[:, None, None])
+
+    def apply(self, values: NDArray[np.float32], places: NDArray[np.int64] | slice = slice(None)) -> None:
+        """Normalise channels in place; values (C, H, W)."""
+        np.multiply(values, self.scale[places], out=values)
+        np.add(values, self.shift[places], out=values)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Channels wanted of one chunk: its number, their places in it, and their places in what is wanted."""
+
+    number: int
+    local: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    def is_run(self, chunk: tuple[int, ...], wanted: tuple[slice, int, int]) -> bool:
+        """Whether they are all of a chunk in its order, on all of its map, and stand together where they go: decoded straight to there."""
+        rows, height, width = wanted
+        return chunk[0] == 1 and chunk[2:] == (height, width) and rows == slice(0, height) and len(self.local) == chunk[1] \
+            and bool((self.local == np.arange(chunk[1])).all()) and int(self.places[-1] - self.places[0]) == chunk[1] - 1
+
+
 class Store:
     """A finished training store, opened read-only; safe to share between threads."""
 
@@ -71,6 +110,7 @@ class Store:
             raise DataError(f"store attributes that cannot be read ({error})", where=str(path / "zarr.json"), fix=_REBUILD) from error
         self.times = TimeAxis(self._small("time").astype(np.int64), calendar)
         self._state = ChunkedArray(path / "state")
+        self._group_cache: dict[bytes, tuple[_Group, ...]] = {}
         self._check()
         self.statistics = Statistics(self._small("mean"), self._small("std"), self._small("minimum"), self._small("maximum"),
                                      self._small("tendency_std"), self._period)
@@ -86,7 +126,7 @@ class Store:
 
     def _check(self) -> None:
         expected = (len(self.times), len(self.channels), *self.grid.shape)
-        if self._state.shape != expected or self._state.chunk[0] != 1 or self._state.chunk[2:] != self.grid.shape:
+        if self._state.shape != expected or self._state.dtype != np.float32:
             raise DataError(f"'state' has shape {self._state.shape}, its coordinates say {expected}", where=str(self.path), fix=_REBUILD)
         if (np.diff(self.times.seconds) <= 0).any():
             raise DataError("times that do not ascend", where=str(self.path / "time"), fix=_REBUILD)
@@ -100,6 +140,11 @@ class Store:
             return ChunkedArray(self.path / name).read()
         except BadChunk as bad:
             raise DataError(f"'{name}' {bad.reason}", where=str(bad.file), fix=_REBUILD) from bad
+
+    @property
+    def where(self) -> str:
+        """The folder, in words."""
+        return str(self.path)
 
     @property
     def source_attrs(self) -> dict[str, str]:
@@ -129,21 +174,70 @@ class Store:
         Raises:
             DataError: a chunk is missing or damaged; its file, channels and date are named.
         """
-        if not 0 <= index < len(self.times):
-            raise IndexError(f"time {index} of {len(self.times)}")
-        size = self._state.chunk[1]
-        wanted = np.arange(len(self.channels)) if channel_index is None else np.asarray(channel_index)
-        if len(wanted) == len(self.channels) <= size and np.array_equal(wanted, np.arange(len(wanted))):
-            return self._chunk((index, 0, 0, 0))[0, :len(wanted)]
+        wanted = np.arange(len(self.channels)) if channel_index is None else np.asarray(channel_index, dtype=np.int64)
         out = np.empty((len(wanted), *self.grid.shape), np.float32)
-        for number in np.unique(wanted // size):
-            mine = wanted // size == number
-            out[mine] = self._chunk((index, int(number), 0, 0))[0][wanted[mine] % size]
+        self.read_into([index], [out], channel_index=wanted)
         return out
 
-    def _chunk(self, index: tuple[int, ...]) -> NDArray[np.float32]:
+    def read_into(self, times: Sequence[int], outs: Sequence[NDArray[np.float32]], *, channel_index: NDArray[np.int64], rows: slice | None = None,
+                  scaling: Scaling | None = None) -> None:
+        """States into memory that is already there.
+
+        Args:
+            times: positions on the time axis.
+            outs: where each goes: float32, contiguous, shape (C, rows, W).
+            channel_index: channels wanted, in this order.
+            rows: rows of the grid wanted; all by default.
+            scaling: applied in place to each chunk while it is in the processor's cache; physical units by default.
+
+        Raises:
+            DataError: as `read` does.
+        """
+        whole = slice(0, self.grid.shape[0]) if rows is None else rows
+        for time, out in zip(times, outs, strict=True):
+            if not 0 <= time < len(self.times):
+                raise IndexError(f"time {time} of {len(self.times)}")
+            for group in self._groups(channel_index):
+                if direct := group.is_run(self._state.chunk, (whole, *self.grid.shape)):
+                    part = out[group.places[0]:group.places[-1] + 1]
+                    self._chunk((time, group.number, 0, 0), part[None])
+                else:
+                    part = self._pick(time, group, whole)
+                if scaling is not None:
+                    scaling.apply(part, group.places)
+                if not direct:
+                    out[group.places] = part
+
+    def run_of(self, time: int) -> tuple[int, int]:
+        """The times (first, beyond the last) whose states lie in the same chunks: what one read decodes anyway."""
+        size = self._state.chunk[0]
+        return time // size * size, min(len(self.times), (time // size + 1) * size)
+
+    def _groups(self, channel_index: NDArray[np.int64]) -> tuple[_Group, ...]:
+        key = channel_index.tobytes()
+        if key not in self._group_cache:
+            size = self._state.chunk[1]
+            numbers = channel_index // size
+            groups = [_Group(int(n), channel_index[numbers == n] % size, np.flatnonzero(numbers == n)) for n in dict.fromkeys(numbers.tolist())]
+            self._group_cache[key] = tuple(groups)
+        return self._group_cache[key]
+
+    def _pick(self, time: int, group: _Group, rows: slice) -> NDArray[np.float32]:
+        """Some channels of some rows, out of borrowed chunks."""
+        depth, _, height, width = self._state.chunk
+        picked = np.empty((len(group.local), rows.stop - rows.start, self.grid.shape[1]), np.float32)
+        for row in range(rows.start // height, -(-rows.stop // height)):
+            low, high = max(rows.start, row * height), min(rows.stop, (row + 1) * height)
+            for column in range(self._state.num_chunks[3]):
+                chunk = self._chunk((time // depth, group.number, row, column))
+                right = min(self.grid.shape[1], (column + 1) * width)
+                picked[:, low - rows.start:high - rows.start, column * width:right] = \
+                    chunk[time % depth, group.local, low - row * height:high - row * height, :right - column * width]
+        return picked
+
+    def _chunk(self, index: tuple[int, ...], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         try:
-            return self._state.read_chunk(index)
+            return self._state.borrow_chunk(index) if out is None else self._state.read_chunk(index, out)
         except BadChunk as bad:
             self._raise(bad)
 
@@ -155,7 +249,9 @@ class Store:
         size = self._state.chunk[1]
         names = self.channels.names[bad.index[1] * size:(bad.index[1] + 1) * size]
         shown = ", ".join(names) if len(names) <= 3 else f"{names[0]} .. {names[-1]}"
-        return f"{self.times.format(bad.index[0])}, {shown}, chunk {'.'.join(map(str, bad.index))}"
+        first, beyond = self.run_of(bad.index[0] * self._state.chunk[0])
+        dates = " to ".join(dict.fromkeys((self.times.format(first), self.times.format(beyond - 1))))
+        return f"{dates}, {shown}, chunk {'.'.join(map(str, bad.index))}"
 
     def static(self) -> NDArray[np.float32]:
         """The static fields; float32, shape (S, H, W). Raises DataError."""

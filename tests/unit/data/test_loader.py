@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from afno_forecast.data.build import build_store
-from afno_forecast.data.loader import Loader, draw_step, sample_order
+from afno_forecast.data.loader import Delivery, Loader
+from afno_forecast.data.order import draw_step, sample_order
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError
@@ -22,8 +23,11 @@ def store(make_record, tmp_path_factory) -> Store:
 
 
 def make(store: Store, **changes) -> Loader:
-    options = {"time_step": STEP, "history": 2, "start": None, "end": None, "batch_size": 4, "seed": 5} | changes
-    return Loader(store, options.pop("channels", store.channels), **options)
+    """A loader; what is no argument of it is one of its delivery."""
+    options = {"time_step": STEP, "history": 2, "start": None, "end": None, "batch_size": 4, "seed": 5}
+    channels = changes.pop("channels", store.channels)
+    options |= {key: changes.pop(key) for key in list(changes) if key in options}
+    return Loader(store, channels, **options, delivery=Delivery(**changes))
 
 
 def test_a_batch_holds_the_states_of_its_instants_in_the_channels_asked_for(store):
@@ -84,7 +88,7 @@ def test_the_cache_keeps_to_its_bytes_and_changes_nothing(store):
         batches = loader.batches(1, stage=0)
         got = [b.states for b in islice(batches, 9)]
         batches.close()
-        assert sum(s.nbytes for s in loader._cache.values()) <= cache_bytes
+        assert len(loader._cache) * state <= cache_bytes
         if cache_bytes == 0:
             first = got
         for a, b in zip(first, got, strict=True):
@@ -101,10 +105,10 @@ def test_closing_ends_the_thread(store):
 
 
 def test_an_error_in_the_thread_reaches_the_consumer(store, monkeypatch):
-    def broken(self, index, channel_index=None):
+    def broken(self, times, outs, **options):
         raise DataError("a chunk of 'state' is missing")
 
-    monkeypatch.setattr(Store, "read", broken)
+    monkeypatch.setattr(Store, "read_into", broken)
     with pytest.raises(DataError, match="is missing"):
         next(make(store).batches(1, stage=0))
     assert not [t for t in threading.enumerate() if t.name.startswith("loader")]
