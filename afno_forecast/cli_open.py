@@ -20,8 +20,10 @@ from .data.store import Store, is_store
 from .documents import load_document
 from .errors import ConfigError, DataError, printable
 from .times import format_duration, format_instant
-from .verify.evaluate import check_scores_path, default_name, evaluate, format_table, write_scores
+from .verify.evaluate import evaluate
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
+from .verify.online import References, ScoreSettings
+from .verify.score_file import check_scores_path, default_name, format_table, write_scores
 
 LEAD = "prediction_timedelta"
 """The coordinate of a forecast's lead times on disk."""
@@ -133,7 +135,7 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path |
         out = out / default_name(str(ds.attrs.get("model", forecast.stem)), truths[0].stem, truth.grid, year)
         check_scores_path(out, inputs)
     logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())  # its notes are printed below the table
-    scores = evaluate(ds, truth, climatology=found, regions=regions)
+    scores = evaluate(ds, truth, references=References(found), settings=ScoreSettings(regions=None if regions is None else tuple(regions)))
     written = write_scores(scores, out)
     yield format_table(scores, _shown(truth.channels))
     yield from (f"note: {note}" for note in truth.notes)

@@ -26,8 +26,10 @@ from .forecast.produce import produce_forecast
 from .model_folder import card_facts
 from .plot.report import write_report
 from .times import parse_duration
-from .verify.evaluate import evaluate, write_scores
+from .verify.evaluate import evaluate
 from .verify.forecasts import open_forecast
+from .verify.online import References
+from .verify.score_file import write_scores
 from .verify.scores import pick
 
 Echo = Callable[[str], None]
@@ -95,7 +97,7 @@ def _build(experiment: Experiment, store_path: Path, echo: Echo) -> Store:
 
 
 def _score(forecast: Path, store: Store) -> xr.Dataset:
-    return evaluate(forecast, open_states(store.path, store.channels), climatology=store.climatology())
+    return evaluate(forecast, open_states(store.path, store.channels), references=References(store.climatology()))
 
 
 def commands(out: Path) -> list[str]:

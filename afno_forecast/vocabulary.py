@@ -73,6 +73,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("geopotential_at_surface", "zs", "surface_geopotential", "m2 s-2", "Surface geopotential", constant=True),
     Variable("land_sea_mask", "lsm", "land_area_fraction", "1", "Land fraction", aliases=("sftlf", "land_fraction"), constant=True),
 )
+WIND_SPEEDS = (("wind_speed", "u_component_of_wind", "v_component_of_wind"),
+               ("10m_wind_speed", "10m_u_component_of_wind", "10m_v_component_of_wind"))
+"""Speeds that follow from two components: (speed, eastward, northward)."""
 BY_NAME: dict[str, Variable] = {v.name: v for v in VARIABLES}
 _BY_ALIAS: dict[str, Variable] = {alias: v for v in VARIABLES for alias in (v.name, v.short, *v.aliases)}
 _COMMON_LEVELS = (1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100, 125, 150, 175, 200, 225, 250, 300, 350, 400, 450, 500, 550, 600, 650, 700, 750, 775, 800,

@@ -20,9 +20,12 @@ from ..times import TimeAxis, format_duration
 from ..vocabulary import COMPLETE_ATTRIBUTE
 
 _DIMENSIONS = {"time": ("init_time", "forecast_reference_time"), "prediction_timedelta": ("step", "lead_time", "lead", "forecast_period"),
-               "level": ("isobaricInhPa", "pressure_level", "plev"), "latitude": ("lat",), "longitude": ("lon",)}
+               "number": ("realization", "member", "sample"), "level": ("isobaricInhPa", "pressure_level", "plev"),
+               "latitude": ("lat",), "longitude": ("lon",)}
 _SECONDS = {"nanoseconds": 1e-9, "microseconds": 1e-6, "milliseconds": 1e-3, "seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 _LEADING = ("time", "prediction_timedelta")
+MEMBER = "number"
+"""The dimension of an ensemble's members, from 1."""
 
 
 def open_forecast(path: Path | str) -> xr.Dataset:
@@ -33,7 +36,8 @@ def open_forecast(path: Path | str) -> xr.Dataset:
             in any order, variables with a level axis or one a level (`z500`), any name of the vocabulary.
 
     Returns:
-        Dataset of variables (time, prediction_timedelta, [level], latitude, longitude), or (..., y, x) for a box; canonical names;
+        Dataset of variables (time, [number], prediction_timedelta, [level], latitude, longitude), or (..., y, x) for a box; canonical names;
+        `number` only where there are two members or more;
         level int hPa ascending, latitude ascending, longitude ascending from 0..360; `prediction_timedelta` timedelta64[ns]. A
         variable that lacks some of the levels lists its own in the attribute `available_levels`.
 
@@ -51,9 +55,7 @@ def open_forecast(path: Path | str) -> xr.Dataset:
     if missing:
         raise DataError(f"not a forecast in WeatherBench's layout: no dimension {', '.join(missing)}; there are {', '.join(map(str, ds.dims))}",
                         where=str(path), fix="give a file with init times along 'time' and lead times along 'prediction_timedelta'")
-    if ds.sizes.get("number", 1) != 1:
-        raise DataError(f"an ensemble of {ds.sizes['number']} members", where=str(path), fix="give one member, or the mean over 'number'")
-    ds = ds.squeeze("number", drop=True) if "number" in ds.dims else ds
+    ds = ds.squeeze(MEMBER, drop=True) if ds.sizes.get(MEMBER) == 1 else ds
     ds = ds.assign_coords(time=("time", _init_times(ds, path).values()), prediction_timedelta=("prediction_timedelta", _lead_times(ds, path)))
     return _order(_gather_levels(ds, path))
 
@@ -79,7 +81,19 @@ def forecast_channels(ds: xr.Dataset) -> ChannelSet:
     return ChannelSet(tuple(channels))
 
 
+def num_members(ds: xr.Dataset) -> int:
+    """Members of an ensemble in canonical form; 1 for a single forecast."""
+    return int(ds.sizes.get(MEMBER, 1))
+
+
 def read_channels(ds: xr.Dataset, channels: ChannelSet, init_index: int, leads: slice) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """States of one init time of a single forecast; float32, shape (L, C, H, W). See `read_members`."""
+    if num_members(ds) > 1:
+        raise DataError(f"an ensemble of {num_members(ds)} members where a single forecast is wanted", fix="give one member, or their mean")
+    return read_members(ds, channels, init_index, leads)[:, 0]
+
+
+def read_members(ds: xr.Dataset, channels: ChannelSet, init_index: int, leads: slice) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Forecast states of one init time, in the units of `channels`.
 
     Args:
@@ -89,7 +103,7 @@ def read_channels(ds: xr.Dataset, channels: ChannelSet, init_index: int, leads: 
         leads: positions along `prediction_timedelta`.
 
     Returns:
-        float32, shape (L, C, H, W).
+        float32, shape (L, E, C, H, W); one member when it is no ensemble.
 
     Raises:
         DataError: units that cannot be converted, or a chunk that cannot be read.
@@ -101,15 +115,17 @@ def read_channels(ds: xr.Dataset, channels: ChannelSet, init_index: int, leads: 
             arrays[channel.variable] = _load(ds, channel.variable, init_index, leads)
         values = arrays[channel.variable]
         if channel.level is not None:
-            values = values[:, int(np.flatnonzero(ds["level"].values == channel.level)[0])]
+            values = values[:, :, int(np.flatnonzero(ds["level"].values == channel.level)[0])]
         factor, offset = _conversion(ds[channel.variable], channel)
         result.append(values if (factor, offset) == (1.0, 0.0) else values * factor + offset)
-    return np.stack(result, axis=1).astype(np.float32, copy=False)
+    return np.moveaxis(np.stack(result, axis=2), 0, 1).astype(np.float32, copy=False)
 
 
 def _load(ds: xr.Dataset, variable: str, init_index: int, leads: slice) -> Any:
+    """One variable of one init time; (E, L, [level], H, W)."""
     try:
-        return ds[variable].isel(time=init_index, prediction_timedelta=leads).values
+        values = ds[variable].isel(time=init_index, prediction_timedelta=leads).values
+        return values if MEMBER in ds[variable].dims else values[None]
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"'{variable}' cannot be read: {error}", where=f"forecast from {str(ds['time'].values[init_index])[:16]}",
                         fix="copy the file again, or run the rollout again") from error
@@ -245,4 +261,4 @@ def _order(ds: xr.Dataset) -> xr.Dataset:
             order = orientation.to_canonical(np.arange(ds.sizes["longitude"])[None, :].repeat(ds.sizes["latitude"], axis=0))[0]
             rows = slice(None, None, -1 if orientation.latitude[0] > orientation.latitude[-1] else 1)
             ds = ds.isel(latitude=rows, longitude=order).assign_coords(longitude=("longitude", orientation.grid().longitude, ds["longitude"].attrs))
-    return ds.transpose(*_LEADING, *(("level",) if "level" in ds.dims else ()), *horizontal, missing_dims="ignore")
+    return ds.transpose("time", MEMBER, "prediction_timedelta", "level", *horizontal, missing_dims="ignore")

@@ -1,4 +1,6 @@
-"""The regions of WeatherBench 2's score tables: boxes of cell centres, edges included."""
+"""The regions of WeatherBench 2's score tables (boxes of cell centres, edges included), land and sea, and exact area means over them."""
+
+# C channel, H latitude row, W longitude column, R region
 
 from __future__ import annotations
 
@@ -13,6 +15,9 @@ from ..errors import ConfigError
 from ..grid import Grid, LatLonGrid
 
 Bounds = tuple[float, float]
+Float = NDArray[np.float64]
+SURFACES = ("land", "sea")
+_LAND_FRACTION = 0.5  # from here on a cell counts as land, as in WeatherBench and at ECMWF
 # name: latitude bands (degrees north), longitude range (degrees east, may pass Greenwich) or None for all
 _REGIONS: dict[str, tuple[tuple[Bounds, ...], Bounds | None]] = {
     "global": (((-90, 90),), None),
@@ -41,27 +46,43 @@ class Region:
         name: WeatherBench's name.
         rows: indices of the rows; shape (h,).
         columns: indices of the columns, shape (w,); None for all of them.
+        cells: which cells of the whole grid belong, 1 or 0, shape (H, W); None for all in these rows and columns.
     """
 
     name: str
     rows: NDArray[np.int64]
     columns: NDArray[np.int64] | None
+    cells: Float | None = None
 
 
-def default_regions(grid: Grid) -> tuple[str, ...]:
-    """Every region that has cells on a global grid; `global`, meaning the whole domain, on any other."""
+def default_regions(grid: Grid, land_fraction: NDArray[np.floating] | None = None) -> tuple[str, ...]:
+    """Every region that has cells: of a global grid WeatherBench's, of any other `global`, meaning the whole domain; land and sea where known."""
+    surfaces = () if land_fraction is None else tuple(n for n in SURFACES if _surface(n, land_fraction).any())
     if not isinstance(grid, LatLonGrid) or not grid.is_global:
-        return ("global",)
-    return tuple(name for name in REGION_NAMES if _cells(name, grid) is not None)
+        return ("global", *surfaces)
+    return (*(name for name in REGION_NAMES if _cells(name, grid) is not None), *surfaces)
 
 
-def make_regions(names: Sequence[str], grid: Grid) -> tuple[Region, ...]:
-    """The named regions on a grid. Raises ConfigError for an unknown name, a repeated one, or one without cells."""
+def make_regions(names: Sequence[str], grid: Grid, land_fraction: NDArray[np.floating] | None = None) -> tuple[Region, ...]:
+    """The named regions on a grid.
+
+    Args:
+        names: WeatherBench's names, `land`, `sea`.
+        grid: the canonical grid.
+        land_fraction: part of each cell that is land; shape (H, W).
+
+    Raises:
+        ConfigError: an unknown name, one without cells, land or sea without a land fraction.
+    """
     regions = []
     for name in dict.fromkeys(names):
+        if name in SURFACES:
+            regions.append(_surface_region(name, grid, land_fraction))
+            continue
         if name not in _REGIONS:
-            near = get_close_matches(name, REGION_NAMES, 1, 0.4)
-            raise ConfigError(f"unknown region '{name}'", fix=f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(REGION_NAMES)}")
+            known = (*REGION_NAMES, *SURFACES)
+            near = get_close_matches(name, known, 1, 0.4)
+            raise ConfigError(f"unknown region '{name}'", fix=f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(known)}")
         if name == "global":
             regions.append(Region(name, np.arange(grid.shape[0]), None))
             continue
@@ -89,3 +110,82 @@ def _cells(name: str, grid: LatLonGrid) -> Region | None:
     if len(rows) == 0 or (columns is not None and len(columns) == 0):
         return None
     return Region(name, rows, columns)
+
+
+def _surface(name: str, land_fraction: NDArray[np.floating]) -> NDArray[np.bool_]:
+    land = np.asarray(land_fraction) >= _LAND_FRACTION
+    return land if name == "land" else ~land
+
+
+def _surface_region(name: str, grid: Grid, land_fraction: NDArray[np.floating] | None) -> Region:
+    if land_fraction is None:
+        raise ConfigError(f"region '{name}' needs the land fraction, which the truth does not hold",
+                          fix="give truth with the static field land_sea_mask, or leave the region out")
+    if np.shape(land_fraction) != grid.shape:
+        raise ConfigError(f"the land fraction has shape {np.shape(land_fraction)}, the grid {grid.shape}", fix="give it on the grid of the truth")
+    cells = _surface(name, land_fraction)
+    if not cells.any():
+        raise ConfigError(f"region '{name}' has no cell on the grid {grid.describe()}", fix="leave it out of --regions")
+    return Region(name, np.arange(grid.shape[0]), None, cells.astype(np.float64))
+
+
+class AreaMeans:
+    """Means over regions with exact cell areas as weights, in float64; each value is added up on its own, so no division of the work changes it.
+
+    Args:
+        grid: the canonical grid.
+        regions: regions of that grid.
+    """
+
+    def __init__(self, grid: Grid, regions: Sequence[Region]) -> None:
+        self.regions = tuple(regions)
+        areas = grid.cell_areas()
+        self._rows: Float = areas.sum(axis=1)
+        columns = areas.sum(axis=0)
+        self._columns: Float | None = None if np.allclose(columns, columns[0], rtol=1e-12) else columns / columns.mean()
+        self.cell_weights: Float = self._rows[:, None] * (np.ones(grid.shape[1]) if self._columns is None else self._columns)
+        self._totals: Float = self._sums(np.ones((1, *grid.shape)))[:, 0]
+
+    def weights(self, region: Region) -> Float:
+        """Weights of a region's cells, 0 outside; shape (H, W)."""
+        inside = np.zeros_like(self.cell_weights)
+        columns = slice(None) if region.columns is None else region.columns
+        inside[region.rows[:, None], np.arange(inside.shape[1])[columns][None, :]] = 1
+        return np.asarray(self.cell_weights * (inside if region.cells is None else inside * region.cells))
+
+    def __call__(self, field_CHW: Float, inside: Float | None = None) -> Float:
+        """Area means of fields over every region.
+
+        Args:
+            field_CHW: fields; shape (C, H, W).
+            inside: weights that cells have besides their area, such as 0 for those that do not count; same shape. Where none is left the
+                mean is NaN.
+
+        Returns:
+            shape (R, C).
+        """
+        field = np.ascontiguousarray(field_CHW, dtype=np.float64)
+        if inside is None:
+            return self._sums(field) / self._totals[:, None]
+        weights = np.ascontiguousarray(inside, dtype=np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self._sums(np.where(weights == 0, 0.0, field * weights)) / self._sums(weights))
+
+    def _sums(self, field: Float) -> Float:
+        """Weighted sums over every region; (C, H, W) -> (R, C)."""
+        whole_CH = self._row_sums(field, self._columns)
+        sums = []
+        for region in self.regions:
+            if region.cells is not None:
+                sums_CH = np.take(self._row_sums(field * region.cells, self._columns), region.rows, axis=1)
+            elif region.columns is not None:
+                part = np.take(np.take(field, region.rows, axis=1), region.columns, axis=2)
+                sums_CH = self._row_sums(part, None if self._columns is None else self._columns[region.columns])
+            else:
+                sums_CH = np.take(whole_CH, region.rows, axis=1)
+            sums.append((sums_CH * self._rows[region.rows]).sum(axis=-1))
+        return np.stack(sums)
+
+    @staticmethod
+    def _row_sums(field: Float, columns: Float | None) -> Float:
+        return np.asarray((field if columns is None else field * columns).sum(axis=-1))

@@ -1,16 +1,16 @@
-"""The one scorer of validation, rollout and command line: RMSE, bias and anomaly correlation by WeatherBench's definitions.
+"""The one scorer of validation, rollout and command line: a row of statistics for each forecast and lead time, added up at the end.
 
-With area weights w (exact cell areas, sum 1), forecast f, truth o, climatology c of the valid time, and the mean over inits:
-RMSE = sqrt(mean sum w (f-o)^2), bias = mean sum w (f-o), anomaly correlation uncentred, in both forms in use:
-`acc` = mean(cov) / sqrt(mean(var_f) mean(var_o)) and `acc_mean_of_inits` = mean(cov / sqrt(var_f var_o)).
+What is computed of one forecast stands in the families: `deterministic.py`, `ensemble.py`, `spectra.py`, `extremes.py`,
+`precipitation.py`. Every statistic is reduced on its own in float64 and added in the order of init time: batches, chunks, order of
+arrival and division among processes change no digit.
 """
 
-# B batch, C channel, H latitude row, W longitude column, R region, Q statistic
+# B batch, E member, C channel, H latitude row, W longitude column, R region, L lead time
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -22,50 +22,50 @@ from ..channels import ChannelSet
 from ..errors import DataError, DivergenceError
 from ..grid import Grid
 from ..times import STANDARD, format_duration, format_instant
-from .regions import Region, default_regions, make_regions
+from .deterministic import Deterministic
+from .regions import AreaMeans, default_regions, make_regions
+from .sample import Family, Float, Rows, Sample
+from .score_names import name_scores, name_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = Union["Tensor", NDArray[np.float32], NDArray[np.float64]]
-Float = NDArray[np.float64]
 KEY_CHANNELS = ("z500", "t850", "u250", "v250", "q700", "sp", "t2m")
-_ERROR, _SQUARED, _COVARIANCE, _VARIANCE, _VARIANCE_TRUTH = range(5)
-_BLOCK = 1 << 23  # cells in float64 held at once: 64 MB an array
+_BLOCK = 1 << 21  # cells in float64 held at once: 16 MB an array
 _log = logging.getLogger(__name__)
 
 
 class Scorer:
     """Scores that add: any order, batch size, or division among scorers gives the same digits.
 
-    Each (init, lead) keeps one row of area means, reduced on its own in float64; `finalize` adds the rows in the order of init time.
-
     Args:
         channels: what is scored, in the order of the arrays.
         grid: the canonical grid of the arrays.
-        regions: WeatherBench's region names; None for all that have cells (a limited area or a box: `global`, the whole domain).
+        regions: WeatherBench's region names, `land`, `sea`; None for all that have cells (a limited area or a box: `global`, the whole
+            domain, and land and sea where the land fraction is given).
         calendar: of the init times, for messages.
         missing_ok: whether a prediction may have missing values, as a climatology has: its scores are then NaN, not an error.
+        families: scores to compute; None for `Deterministic` alone.
+        land_fraction: part of each cell that is land, for the regions `land` and `sea`; shape (H, W).
 
     Raises:
         ConfigError: an unknown region, or one the grid has no cells in.
     """
 
     def __init__(self, channels: ChannelSet, grid: Grid, *, regions: Sequence[str] | None = None, calendar: str = STANDARD,
-                 missing_ok: bool = False) -> None:
+                 missing_ok: bool = False, families: Sequence[Family] | None = None,
+                 land_fraction: NDArray[np.floating] | None = None) -> None:
         self.channels = channels
         self.grid = grid
         self.calendar = calendar
+        self.families: tuple[Family, ...] = (Deterministic(),) if families is None else tuple(families)
         self._missing_ok = missing_ok
-        self.regions = make_regions(default_regions(grid) if regions is None else regions, grid)
-        areas = grid.cell_areas()
-        self._row_weights: Float = areas.sum(axis=1)
-        columns = areas.sum(axis=0)
-        self._column_weights: Float | None = None if np.allclose(columns, columns[0], rtol=1e-12) else columns / columns.mean()
-        self._rows: dict[tuple[int, int], Float] = {}  # (init, lead) -> (Q, R, C)
+        self.areas = AreaMeans(grid, make_regions(default_regions(grid, land_fraction) if regions is None else regions, grid, land_fraction))
+        self.rows: dict[tuple[int, int], Rows] = {}  # (init, lead) -> statistics
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def update(self, init_seconds: NDArray[np.int64], lead_seconds: int, prediction: Array, truth: Array, climatology: Array | None = None) -> None:
         """Add forecasts of one lead time.
@@ -73,8 +73,8 @@ class Scorer:
         Args:
             init_seconds: init times, seconds since 1970; shape (B,).
             lead_seconds: lead time.
-            prediction: physical units, latitude ascending; shape (B, C, H, W).
-            truth: the analysis at the valid times; same shape.
+            prediction: physical units, latitude ascending; shape (B, C, H, W), or (B, E, C, H, W) of an ensemble, whole.
+            truth: the analysis at the valid times; shape (B, C, H, W).
             climatology: expected values at the valid times, NaN on days without; same shape, or None for no anomaly correlation.
 
         Raises:
@@ -82,63 +82,111 @@ class Scorer:
             DataError: a shape does not fit, the truth is not finite, or an (init, lead) comes twice.
         """
         inits = [int(s) for s in np.atleast_1d(init_seconds)]
-        arrays = [_numpy(a) for a in (prediction, truth)] + ([] if climatology is None else [_numpy(climatology)])
+        predicted = to_numpy(prediction)
+        predicted = predicted[:, None] if predicted.ndim == 4 else predicted
+        arrays = [to_numpy(truth)] + ([] if climatology is None else [to_numpy(climatology)])
         wanted = (len(inits), len(self.channels), *self.grid.shape)
-        for name, array in zip(("prediction", "truth", "climatology"), arrays, strict=False):
-            if array.shape != wanted:
-                raise DataError(f"{name} has shape {array.shape}, wanted {wanted} (init, channel, row, column)")
+        shapes = [(predicted.shape[0], *predicted.shape[2:]), *(a.shape for a in arrays)]
+        for name, shape in zip(("prediction", "truth", "climatology"), shapes, strict=False):
+            if shape != wanted:
+                raise DataError(f"{name} has shape {shape}, wanted {wanted} (init, channel, row, column)")
         for b, init in enumerate(inits):
             key = (init, int(lead_seconds))
-            if key in self._rows:
-                raise DataError(f"the forecast from {format_instant(init, self.calendar)} at lead {format_duration(key[1])} is scored twice",
-                                fix="give each init time once")
-            self._rows[key] = self._reduce(key, [a[b] for a in arrays])
+            self._refuse_twice([key])
+            self.rows[key] = self._reduce(key, predicted[b], arrays[0][b], None if climatology is None else arrays[1][b])
 
     def merge(self, other: Scorer) -> None:
         """Add the rows of another scorer of the same channels, grid and regions. Raises DataError when they differ or a row comes twice."""
         if self.channels.names != other.channels.names or not self.grid.matches(other.grid) or self.region_names != other.region_names:
             raise DataError("two scorers of different channels, grids or regions cannot be merged")
-        twice = sorted(self._rows.keys() & other._rows.keys())
+        self.add_rows(other.rows)
+
+    def add_rows(self, rows: Mapping[tuple[int, int], Rows]) -> None:
+        """Add statistics by (init, lead). Raises DataError when one is there already."""
+        self._refuse_twice(rows)
+        self.rows.update(rows)
+
+    def _refuse_twice(self, keys: Mapping[tuple[int, int], Any] | Sequence[tuple[int, int]]) -> None:
+        twice = sorted(k for k in keys if k in self.rows)
         if twice:
-            init, lead = twice[0]
-            raise DataError(f"the forecast from {format_instant(init, self.calendar)} at lead {format_duration(lead)} is scored twice")
-        self._rows.update(other._rows)
+            raise DataError(f"the forecast from {format_instant(twice[0][0], self.calendar)} at lead {format_duration(twice[0][1])} is scored twice",
+                            fix="give each init time once")
 
     @property
     def region_names(self) -> tuple[str, ...]:
         """Names of the regions, in order."""
-        return tuple(r.name for r in self.regions)
+        return tuple(r.name for r in self.areas.regions)
+
+    @property
+    def leads(self) -> list[int]:
+        """Lead times of the rows in seconds, ascending."""
+        return sorted({lead for _, lead in self.rows})
+
+    def inits(self, lead: int) -> list[int]:
+        """Init times scored at a lead time, ascending."""
+        return sorted(init for init, k in self.rows if k == lead)
+
+    def mean(self, lead: int) -> Rows:
+        """Means over inits of every statistic at a lead time, added in the order of init time."""
+        rows = [self.rows[init, lead] for init in self.inits(lead)]
+        result = {}
+        for name, first in rows[0].items():
+            total = first.copy()
+            for row in rows[1:]:
+                total += row[name]
+            result[name] = total / len(rows)
+        return result
+
+    def scores_of(self, mean: Mapping[str, Float]) -> dict[str, Float]:
+        """Scores by name from means of statistics, those of all families; each (..., R, C)."""
+        return {name: value for family in self.families for name, value in family.scores(mean).items()}
 
     def finalize(self) -> xr.Dataset:
         """The scores of everything added.
 
         Returns:
             Dataset with one variable per quantity, dims (metric, region, lead_time, [level]), float64, in the quantity's units
-            (correlations: 1); `num_inits` and `num_inits_without_climatology` per lead_time; attribute `notes` says what is missing.
+            (correlations: 1); tables of the families beside it; `num_inits` and `num_inits_without_climatology` per lead_time; attribute
+            `notes` says what is missing.
 
         Raises:
             DataError: nothing was added.
         """
-        if not self._rows:
+        if not self.rows:
             raise DataError("no forecast was scored: no init and valid time has truth", fix="give a truth file that covers the forecast")
-        leads = sorted({lead for _, lead in self._rows})
-        values: dict[str, list[Float]] = {}
-        counts, unclimatic = [], []
-        for lead in leads:
-            rows_NQRC = np.stack([self._rows[key] for key in sorted(self._rows) if key[1] == lead])
-            counts.append(len(rows_NQRC))
-            unclimatic.append(int(np.isnan(rows_NQRC[:, _COVARIANCE]).any(axis=(1, 2)).sum()))
-            for metric, value_RC in _metrics(rows_NQRC).items():
-                values.setdefault(metric, []).append(value_RC)
-        if unclimatic == counts and all(np.isnan(row[_COVARIANCE:]).all() for row in self._rows.values()):
-            values = {m: v for m, v in values.items() if not m.startswith("acc")}
-        stacked_MRLC = np.stack([np.stack(v, axis=1) for v in values.values()])
-        scores = _name(stacked_MRLC, self.channels, tuple(values), self.region_names, leads)
-        scores["num_inits"] = ("lead_time", np.asarray(counts, dtype=np.int64), {"long_name": "forecasts scored", "units": "1"})
-        scores["num_inits_without_climatology"] = ("lead_time", np.asarray(unclimatic, dtype=np.int64),
+        leads = self.leads
+        means = [self.mean(lead) for lead in leads]
+        scores = [self.scores_of(mean) for mean in means]
+        counts = [len(self.inits(lead)) for lead in leads]
+        known = self._has_climatology()
+        unclimatic = [self._without_climatology(lead, known) for lead in leads]
+        names = [m for m in scores[0] if unclimatic != counts or not m.startswith(("acc", "activity")) or not self._blank(m, scores)]
+        stacked = {m: np.stack([s[m] for s in scores], axis=1) for m in names}
+        result = name_scores(stacked, self.channels, self.region_names, leads)
+        for tables in zip(*([t for f in self.families for t in f.tables(mean)] for mean in means), strict=True):
+            result = result.merge(name_table(tables, self.channels, self.region_names, leads))
+        result["num_inits"] = ("lead_time", np.asarray(counts, dtype=np.int64), {"long_name": "forecasts scored", "units": "1"})
+        result["num_inits_without_climatology"] = ("lead_time", np.asarray(unclimatic, dtype=np.int64),
                                                    {"long_name": "of these, valid times with a channel that has no climatology", "units": "1"})
-        scores.attrs["notes"] = self._notes(leads, unclimatic, "acc" in values)
-        return scores
+        result.attrs["notes"] = self._notes(leads, unclimatic, "acc" in names)
+        return result
+
+    @staticmethod
+    def _blank(metric: str, scores: Sequence[Mapping[str, Float]]) -> bool:
+        return all(bool(np.isnan(s[metric]).all()) for s in scores)
+
+    def _without_climatology(self, lead: int, known: NDArray[np.bool_]) -> int:
+        """Forecasts without climatology in a channel that has one at other times, or in all where none has one."""
+        rows = (self.rows[init, lead] for init in self.inits(lead))
+        return sum("covariance" not in row or not known.any() or bool(np.isnan(row["covariance"][..., known]).any()) for row in rows)
+
+    def _has_climatology(self) -> NDArray[np.bool_]:
+        """Which channels have a climatology in any row; (C,)."""
+        known = np.zeros(len(self.channels), dtype=bool)
+        for row in self.rows.values():
+            if "covariance" in row:
+                known |= np.isfinite(row["covariance"]).any(axis=0)
+        return known
 
     def _notes(self, leads: Sequence[int], unclimatic: Sequence[int], has_climatology: bool) -> str:
         if not has_climatology or not any(unclimatic):
@@ -148,44 +196,24 @@ class Scorer:
         _log.warning(note)
         return note
 
-    def _reduce(self, key: tuple[int, int], arrays: list[NDArray[Any]]) -> Float:
-        """Area means of one sample, (C, H, W) arrays -> (Q, R, C), in blocks of channels so that memory is bounded."""
-        num_channels, size = len(self.channels), self.grid.shape[0] * self.grid.shape[1]
+    def _reduce(self, key: tuple[int, int], members_ECHW: NDArray[Any], truth_CHW: NDArray[Any], climatology_CHW: NDArray[Any] | None) -> Rows:
+        """Statistics of one forecast, in blocks of channels so that memory is bounded."""
+        size = len(members_ECHW) * self.grid.shape[0] * self.grid.shape[1]
         block = max(1, _BLOCK // size)
-        row = np.full((5, len(self.regions), num_channels), np.nan)
-        for first in range(0, num_channels, block):
-            part = [a[first:first + block] for a in arrays]
-            fields = [np.subtract(part[0], part[1], dtype=np.float64, order="C")]
-            if len(part) == 3:
-                fields += [np.subtract(a, part[2], dtype=np.float64, order="C") for a in part[:2]]
-            row[:2 if len(part) == 2 else 5, :, first:first + block] = self._means(fields)
-            if not np.isfinite(row[:2, :, first:first + block]).all() or not np.isfinite(fields[0].sum()):
-                self._refuse(key, first, part[0], part[1])
-        return row
+        parts: list[Rows] = []
+        for first in range(0, len(self.channels), block):
+            at = slice(first, min(first + block, len(self.channels)))
+            sample = Sample(*key, at, members_ECHW[:, at], truth_CHW[at], None if climatology_CHW is None else climatology_CHW[at])
+            self._refuse_missing(sample)
+            parts.append({name: value for family in self.families for name, value in family.reduce(sample, self.areas).items()})
+        return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
-    def _means(self, fields: list[Float]) -> Float:
-        """Area means of the statistics of (error, forecast anomaly, truth anomaly) in each region; (C, H, W) each -> (Q, R, C)."""
-        full_QCH = _row_sums(fields, self._column_weights)
-        result = np.empty((len(full_QCH), len(self.regions), len(fields[0])))
-        for r, region in enumerate(self.regions):
-            weights = self._row_weights[region.rows]
-            if region.columns is None:
-                sums_QCH = np.take(full_QCH, region.rows, axis=2)
-            else:
-                columns = None if self._column_weights is None else self._column_weights[region.columns]
-                sums_QCH = _row_sums([np.take(np.take(f, region.rows, axis=1), region.columns, axis=2) for f in fields], columns)
-            result[:, r] = (sums_QCH * weights).sum(axis=-1) / (weights.sum() * self._width(region))
-        return result
-
-    def _width(self, region: Region) -> float:
-        """Sum of the column weights of a region."""
-        weights = np.ones(self.grid.shape[1]) if self._column_weights is None else self._column_weights
-        return float(weights.sum() if region.columns is None else weights[region.columns].sum())
-
-    def _refuse(self, key: tuple[int, int], first: int, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
-        where = f"init {format_instant(key[0], self.calendar)}, lead {format_duration(key[1])}"
-        for array, kind in ((prediction, "forecast"), (truth, "truth")):
-            bad = [self.channels.channels[first + i].short for i in range(len(array)) if not np.isfinite(array[i]).all()]
+    def _refuse_missing(self, sample: Sample) -> None:
+        where = f"init {format_instant(sample.init_seconds, self.calendar)}, lead {format_duration(sample.lead_seconds)}"
+        for array, kind in ((sample.members_ECHW, "forecast"), (sample.truth_CHW[None], "truth")):
+            if np.isfinite(np.asarray(array).sum(dtype=np.float64)):
+                continue
+            bad = [self.channels.channels[sample.channels.start + i].short for i in range(array.shape[1]) if not np.isfinite(array[:, i]).all()]
             if bad and kind == "forecast" and not self._missing_ok:
                 raise DivergenceError(f"the forecast is not finite in {', '.join(bad)}", where=where,
                                       fix="score the leads before it with --leads, or forecast again with another model")
@@ -194,51 +222,12 @@ class Scorer:
                                 fix="fill or leave out these variables in the truth")
 
 
-def _numpy(array: Array) -> NDArray[Any]:
+def to_numpy(array: Array) -> NDArray[Any]:
+    """A tensor or array as numpy; half precision becomes float32."""
     if isinstance(array, np.ndarray):
         return array
     tensor = array.detach().cpu()
     return np.asarray((tensor if tensor.is_floating_point() and tensor.element_size() >= 4 else tensor.float()).numpy())
-
-
-def _row_sums(fields: list[Float], columns: Float | None) -> Float:
-    """Sums along the columns of every statistic, (C, H, W) each -> (Q, C, H); arrays in C order, so that the order of adding is one."""
-    weighted = fields if columns is None else [f * columns for f in fields]
-    sums = [weighted[0].sum(axis=-1), np.einsum("chw,chw->ch", weighted[0], fields[0])]
-    if len(fields) == 3:
-        sums += [np.einsum("chw,chw->ch", weighted[a], fields[b]) for a, b in ((1, 2), (1, 1), (2, 2))]
-    return np.stack(sums)
-
-
-def _metrics(rows_NQRC: Float) -> dict[str, Float]:
-    mean_QRC = rows_NQRC.sum(axis=0) / len(rows_NQRC)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each_NRC = rows_NQRC[:, _COVARIANCE] / np.sqrt(rows_NQRC[:, _VARIANCE] * rows_NQRC[:, _VARIANCE_TRUTH])
-        acc = mean_QRC[_COVARIANCE] / np.sqrt(mean_QRC[_VARIANCE] * mean_QRC[_VARIANCE_TRUTH])
-    return {"rmse": np.sqrt(mean_QRC[_SQUARED]), "bias": mean_QRC[_ERROR], "acc": acc, "acc_mean_of_inits": each_NRC.sum(axis=0) / len(each_NRC)}
-
-
-def _name(values_MRLC: Float, channels: ChannelSet, metrics: tuple[str, ...], regions: tuple[str, ...], leads: Sequence[int]) -> xr.Dataset:
-    """Name the axes; a variable without some of the levels is NaN there and lists its own in `available_levels`."""
-    levels = sorted({c.level for c in channels if c.level is not None})
-    coords: dict[str, Any] = {"metric": list(metrics), "region": list(regions),
-                              "lead_time": np.asarray(leads, dtype="timedelta64[s]").astype("timedelta64[ns]")}
-    if levels:
-        coords["level"] = ("level", np.asarray(levels, dtype=np.int32), {"units": "hPa", "standard_name": "air_pressure", "positive": "down"})
-    variables: dict[str, Any] = {}
-    for name in dict.fromkeys(c.variable for c in channels):
-        members = {c.level: i for i, c in enumerate(channels) if c.variable == name}
-        attrs: dict[str, Any] = {"units": next(c.units for c in channels if c.variable == name), "long_name": vocabulary.label(name)}
-        if None in members:
-            variables[name] = (("metric", "region", "lead_time"), values_MRLC[..., members[None]], attrs)
-            continue
-        array = np.full((*values_MRLC.shape[:-1], len(levels)), np.nan)
-        for k, level in enumerate(levels):
-            if level in members:
-                array[..., k] = values_MRLC[..., members[level]]
-        attrs["available_levels"] = sorted(level for level in members if level is not None)
-        variables[name] = (("metric", "region", "lead_time", "level"), array, attrs)
-    return xr.Dataset(variables, coords=coords)
 
 
 def pick(scores: xr.Dataset, name: str, metric: str, *, region: str = "global") -> xr.DataArray | None:

@@ -19,8 +19,10 @@ from afno_forecast.errors import DataError, DivergenceError, ResourceError
 from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import STANDARD, TimeAxis
-from afno_forecast.verify.evaluate import default_name, evaluate, format_table, write_scores
+from afno_forecast.verify.evaluate import evaluate
 from afno_forecast.verify.forecasts import open_forecast
+from afno_forecast.verify.online import References, ScoreSettings
+from afno_forecast.verify.score_file import default_name, format_table, write_scores
 from afno_forecast.verify.scores import pick, relative_to_persistence
 
 SHARED = Path(__file__).parents[3].parent / "shared"
@@ -95,14 +97,14 @@ def case(tmp_path: Path, name: str = "fc.zarr", error: float = 1.0) -> tuple[Pat
 def test_a_climatology_of_another_grid_or_unit_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
     path, analyses = case(tmp_path)
     with pytest.raises(DataError, match=words) as caught:
-        evaluate(path, analyses, climatology=Clim(analyses.fields[0], **change))
+        evaluate(path, analyses, references=References(Clim(analyses.fields[0], **change)))
     assert caught.value.where == "clim.zarr/climatology"
 
 
 def test_scores_baselines_and_counts(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
     climatology = Clim(analyses.fields.mean(axis=0))
-    scores = evaluate(path, analyses, climatology=climatology)
+    scores = evaluate(path, analyses, references=References(climatology))
     assert scores["lead_time"].dtype == "timedelta64[ns]"
     assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 24, 36, 48]
     assert scores["num_inits"].values.tolist() == [3, 3, 2, 1]
@@ -126,31 +128,32 @@ def test_all_that_is_not_scored_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     path, analyses = case(tmp_path)
     analyses.channels = ChannelSet((CHANNELS.channels[0], Channel("surface_pressure", None, "Pa"), CHANNELS.channels[2]))
     with caplog.at_level(logging.WARNING):
-        scores = evaluate(path, analyses, climatology=None)
+        scores = evaluate(path, analyses)
     assert "z500 (not in the truth)" in scores.attrs["notes"] and "sp (not in the forecast)" in scores.attrs["notes"]
     assert "no climatology" in scores.attrs["notes"]
     assert scores.attrs["notes"].splitlines()[0] in caplog.text
     assert sorted(v for v in scores.data_vars if not v.startswith("num")) == ["2m_temperature", "temperature"]
-    assert set(scores["metric"].values) == {"rmse", "bias", "rmse_persistence", "bias_persistence"}
+    kinds = {"rmse", "bias", "mae", "vrmse"}
+    assert set(scores["metric"].values) == kinds | {f"{k}_persistence" for k in kinds}
 
 
 def test_the_forecasts_order_and_the_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, analyses = case(tmp_path)
-    whole = evaluate(path, analyses, climatology=Clim(analyses.fields[0]))
+    whole = evaluate(path, analyses, references=References(Clim(analyses.fields[0])))
     fields = np.stack([open_forecast(path)["2m_temperature"].values, *(open_forecast(path)[v].sel(level=k).values
                                                                        for v, k in (("geopotential", 500), ("temperature", 850)))], axis=2)
     user = Orientation(GRID.latitude[::-1], GRID.longitude - 180, transposed=True)
     other = write(tmp_path / "user.nc", fields, analyses.times.seconds[:6:2], 12 * HOUR * np.arange(1, 5), orientation=user)
     monkeypatch.setattr("afno_forecast.verify.evaluate._BLOCK_BYTES", 1)
-    assert whole.identical(evaluate(other, analyses, climatology=Clim(analyses.fields[0])))
+    assert whole.identical(evaluate(other, analyses, references=References(Clim(analyses.fields[0]))))
 
 
 def test_leads_can_be_chosen(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    scores = evaluate(path, analyses, climatology=None, leads=[36 * HOUR, 12 * HOUR])
+    scores = evaluate(path, analyses, leads=[36 * HOUR, 12 * HOUR])
     assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 36]
     with pytest.raises(DataError, match="no lead 30h; it has 12h to 2d"):
-        evaluate(path, analyses, climatology=None, leads=[30 * HOUR])
+        evaluate(path, analyses, leads=[30 * HOUR])
 
 
 def test_another_grid_calendar_or_record_is_refused(tmp_path: Path) -> None:
@@ -158,15 +161,15 @@ def test_another_grid_calendar_or_record_is_refused(tmp_path: Path) -> None:
     other = truth()
     other.grid = LatLonGrid(np.linspace(-80, 80, 6), GRID.longitude)
     with pytest.raises(DataError, match="the forecast is on 6x10"):
-        evaluate(path, other, climatology=None)
+        evaluate(path, other)
     with pytest.raises(DataError, match="noleap"):
-        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds, "noleap")), climatology=None)
+        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds, "noleap")))
     with pytest.raises(DataError, match="no forecast was scored"):
-        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds + 3 * HOUR)), climatology=None)
+        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds + 3 * HOUR)))
     other = truth()
     other.channels = ChannelSet(tuple(Channel(f"x{i}", None, "1") for i in range(3)))
     with pytest.raises(DataError, match="no channel in common"):
-        evaluate(path, other, climatology=None)
+        evaluate(path, other)
 
 
 def test_a_forecast_that_is_not_finite_is_an_error_with_its_lead(tmp_path: Path) -> None:
@@ -175,13 +178,13 @@ def test_a_forecast_that_is_not_finite_is_an_error_with_its_lead(tmp_path: Path)
     fields[0, 1, 2, 3, 4] = np.nan
     path = write(tmp_path / "fc.zarr", fields, analyses.times.seconds[:1], 6 * HOUR * np.arange(1, 3))
     with pytest.raises(DivergenceError, match=r"t850\n.*2020-01-01T00, lead 12h"):
-        evaluate(path, analyses, climatology=None)
-    assert evaluate(path, analyses, climatology=None, leads=[6 * HOUR])["num_inits"].values.tolist() == [1]
+        evaluate(path, analyses)
+    assert evaluate(path, analyses, leads=[6 * HOUR])["num_inits"].values.tolist() == [1]
 
 
 def test_days_without_climatology(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    scores = evaluate(path, analyses, climatology=Clim(analyses.fields[0], blank_from=START + 37 * HOUR))
+    scores = evaluate(path, analyses, references=References(Clim(analyses.fields[0], blank_from=START + 37 * HOUR)))
     assert np.isnan(pick(scores, "z500", "rmse_climatology")).values.tolist() == [False, True, True, True]
     assert np.isnan(pick(scores, "z500", "acc")).values.tolist() == [False, True, True, True]
     assert np.isfinite(pick(scores, "z500", "rmse")).all()
@@ -191,7 +194,8 @@ def test_days_without_climatology(tmp_path: Path) -> None:
 
 def test_score_files(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    scores = evaluate(path, analyses, climatology=Clim(analyses.fields[0]), regions=["global", "tropics"])
+    scores = evaluate(path, analyses, references=References(Clim(analyses.fields[0])),
+                      settings=ScoreSettings(regions=("global", "tropics")))
     name = default_name("afno", "speedy", GRID, 2020)
     assert name == "afno_vs_speedy_10x6_2020.nc"
     nc, table = write_scores(scores, tmp_path / name)
@@ -212,13 +216,13 @@ def test_score_files(tmp_path: Path) -> None:
 
 def test_the_table_says_where_the_model_loses(tmp_path: Path) -> None:
     path, analyses = case(tmp_path, error=100)
-    scores = evaluate(path, analyses, climatology=Clim(analyses.fields[0]))
+    scores = evaluate(path, analyses, references=References(Clim(analyses.fields[0])))
     text = format_table(scores, ("z500", "u250", "t2m"), leads=[12 * HOUR, 48 * HOUR])
     lines = text.splitlines()
     assert [c.strip() for c in lines[1].split("|")] == ["lead", "model", "persistence", "climatology", "skill"]
     assert lines[2].startswith("   12h |        100 |") and lines[2].endswith("loses to persistence and climatology")
     assert "u250: not scored" in text and "note: truth lacks" in text
-    good = format_table(evaluate(case(tmp_path, "good.zarr", 0.1)[0], analyses, climatology=None))
+    good = format_table(evaluate(case(tmp_path, "good.zarr", 0.1)[0], analyses))
     assert "loses" not in good and "|           - |" in good
 
 
@@ -244,7 +248,7 @@ def test_agrees_with_the_independent_scorer_on_simulated_weather(tmp_path: Path)
                            "--json", str(report)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     theirs = json.loads(report.read_text())["variables"]
-    scores = evaluate(path, analyses, climatology=None)
+    scores = evaluate(path, analyses)
     for name in names:
         for k, lead in enumerate(("6", "24", "72")):
             assert float(pick(scores, name, "rmse")[k]) == pytest.approx(theirs[name][lead]["rmse"], rel=1e-6)

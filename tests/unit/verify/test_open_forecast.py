@@ -10,7 +10,7 @@ import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import DataError
-from afno_forecast.verify.forecasts import forecast_channels, open_forecast, read_channels
+from afno_forecast.verify.forecasts import forecast_channels, num_members, open_forecast, read_channels, read_members
 
 INITS = np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[ns]")
 LEADS = np.array([6, 12, 18], dtype="timedelta64[h]").astype("timedelta64[ns]")
@@ -90,8 +90,23 @@ def refuse(tmp_path: Path, ds: xr.Dataset, message: str) -> None:
         open_forecast(tmp_path / "fc.nc")
 
 
-def test_an_ensemble_is_refused(tmp_path: Path) -> None:
-    refuse(tmp_path, weatherbench().expand_dims(number=[1, 2]), "an ensemble of 2 members")
+def test_an_ensemble_has_its_members_after_the_init_time(tmp_path: Path) -> None:
+    ds = weatherbench()
+    xr.concat([ds, ds + 1], dim="number").transpose("time", "prediction_timedelta", "number", ...).to_netcdf(tmp_path / "fc.nc")
+    opened = open_forecast(tmp_path / "fc.nc")
+    assert opened["geopotential"].dims == ("time", "number", "prediction_timedelta", "level", "latitude", "longitude")
+    channels = ChannelSet((Channel("geopotential", 850, "m2 s-2"), Channel("2m_temperature", None, "K")))
+    members = read_members(opened, channels, 1, slice(1, 3))
+    assert members.shape == (2, 2, 2, 4, 6) and num_members(opened) == 2
+    np.testing.assert_array_equal(members[:, 0, 0], canonical(Z[1, 1:, 0]))
+    np.testing.assert_array_equal(members[:, 1, 1], canonical(T2M[1, 1:] + 1))
+    with pytest.raises(DataError, match="an ensemble of 2 members where a single forecast is wanted"):
+        read_channels(opened, channels, 0, slice(0, 1))
+
+
+def test_an_ensemble_of_one_is_a_single_forecast(tmp_path: Path) -> None:
+    weatherbench().expand_dims(number=[1]).to_netcdf(tmp_path / "fc.nc")
+    check(tmp_path / "fc.nc")
 
 
 def test_an_analysis_is_refused(tmp_path: Path) -> None:

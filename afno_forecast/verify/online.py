@@ -1,0 +1,328 @@
+"""Scores of states as they come, from a file or from a model that runs: the same digits either way, nothing of the fields kept.
+
+`evaluate` feeds the states of a forecast file to the same `OnlineScorer` that a rollout feeds, so both give the same score file.
+"""
+
+# B batch, E member, C channel, H latitude row, W longitude column
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from ..channels import ChannelSet
+from ..data.store import match_channels
+from ..errors import DataError
+from ..times import format_duration, format_instant
+from .baselines import Analyses, Expected, OtherYears, Persistence, Rival, Truth, require_climatology_fits
+from .derived import derive, with_derived
+from .deterministic import Deterministic
+from .ensemble import Ensemble
+from .rows import load_rows, save_rows
+from .sample import Family
+from .score_names import metric_coordinates
+from .scores import Array, Scorer, to_numpy
+
+if TYPE_CHECKING:
+    from ..data.climatology import Climatology
+
+KINDS = ("deterministic", "ensemble")
+KEPT_ATTRIBUTES = ("title", "model", "source", "institution", "license")
+"""Attributes of a forecast file that its score file repeats."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What is computed.
+
+    Args:
+        regions: WeatherBench's names, `land`, `sea`; None for all that have cells.
+        kinds: families of scores, of `KINDS`; what the data do not allow is left out and said.
+        seed: of every draw: ties in rank histograms, members of the probabilistic climatology, bootstrap.
+        climatology_members: members of the probabilistic climatology; None for as many as the forecast has, 0 for none.
+    """
+
+    regions: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] = KINDS
+    seed: int = 0
+    climatology_members: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """What forecasts are compared with besides the truth.
+
+    Args:
+        climatology: of the training period; None for no anomaly correlation and no climatology scores.
+        record: analyses of the training period, for members of other years and thresholds of extremes; None for neither.
+        land_fraction: part of each cell that is land, shape (H, W); None for no regions `land` and `sea`.
+        rivals: other forecasts; only cases that all of them cover are scored.
+    """
+
+    climatology: Climatology | None = None
+    record: Analyses | None = None
+    land_fraction: NDArray[np.floating] | None = None
+    rivals: tuple[Rival, ...] = ()
+
+
+class OnlineScorer:
+    """Scores forecasts while they are made.
+
+    Feed it each state once, in any order and batches; when the last member of a forecast at a lead time has come, its statistics are
+    taken and the fields forgotten. Kept are a few kilobytes a forecast and lead time and, of an ensemble, the states whose other members
+    are still to come: step all members of an init together, in one batch or in neighbouring ones, and that is one init's ensemble.
+
+    ::
+
+        scorer = OnlineScorer(states, forecaster.channels, inits, leads, num_members=50, references=References(climatology=...))
+        for state in rollout(...):
+            scorer.update(state_inits, state.lead_seconds, state.fields_BCHW, numbers=members_of_batch)
+        write_scores(scorer.finalize(attrs), Path("scores.nc"))
+
+    Several processes score their own inits and `merge` (or `save` and `load`) at the end: the result is the same to the last digit. `save`
+    after each finished init, `load` at the next start, and an interrupted run goes on.
+
+    Args:
+        truth: analyses at init and valid times; what it lacks is not scored, and counted.
+        channels: of the fields given to `update`, in their order, physical units of the truth; wind speeds are derived and scored too.
+        init_seconds: all init times of the whole run, seconds since 1970 in the truth's calendar; shape (I,).
+        lead_seconds: all lead times that are to be scored; shape (L,). States at others are ignored.
+        num_members: members of each forecast.
+        references: climatology, record, land fraction, rivals.
+        settings: what is computed.
+
+    Raises:
+        DataError: no channel in common with the truth, other units, a climatology that does not fit. ConfigError: an unknown region.
+    """
+
+    def __init__(self, truth: Analyses, channels: ChannelSet, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64], *,
+                 num_members: int = 1, references: References | None = None, settings: ScoreSettings | None = None) -> None:
+        self.settings = settings or ScoreSettings()
+        self.references = references or References()
+        self.num_members = num_members
+        self.given = channels
+        offered, available = with_derived(channels), with_derived(truth.channels)
+        self.channels = _common(offered, available)
+        self.init_seconds = np.unique(np.asarray(init_seconds, dtype=np.int64))
+        self.lead_seconds = np.unique(np.asarray(lead_seconds, dtype=np.int64))
+        self.truth = Truth(truth, self.channels)
+        self.calendar = truth.times.calendar
+        self._left_out = [f"{c.short} (not in the truth)" for c in offered if c.name not in available.names]
+        self._left_out += [f"{c.short} (not in the forecast)" for c in available if c.name not in offered.names and c.role in
+                           ("prognostic", "diagnostic")]
+        self._expected = self._make_expected()
+        self._rivals = self._make_rivals()
+        self._scorers = self._make_scorers()
+        self._waiting: dict[tuple[int, int], tuple[NDArray[np.float32], set[int]]] = {}
+
+    def _make_expected(self) -> Expected | None:
+        climatology = self.references.climatology
+        if climatology is None:
+            return None
+        require_climatology_fits(climatology, self.channels, self.truth.analyses.grid)
+        return Expected(climatology, self.channels, self.calendar)
+
+    def _make_rivals(self) -> tuple[Rival, ...]:
+        rivals: list[Rival] = [Persistence(self.truth)]
+        if self._expected is not None:
+            rivals.append(self._expected)
+        members = self.num_members if self.settings.climatology_members is None else self.settings.climatology_members
+        record = self.references.record
+        if members > 1 and record is not None and "ensemble" in self.settings.kinds:
+            covered = with_derived(record.channels)
+            if set(self.channels.names) <= set(covered.names):
+                rivals.append(OtherYears(record, self.channels, members, self.settings.seed))
+        return (*rivals, *self.references.rivals)
+
+    def _make_scorers(self) -> dict[str, Scorer]:
+        """One for the forecast, under the name "", and one for each rival."""
+        grid, land = self.truth.analyses.grid, self.references.land_fraction
+        scorers = {}
+        for name in ("", *(r.name for r in self._rivals)):
+            plain = name in (Persistence.name, Expected.name)
+            families: list[Family] = [Deterministic()] if plain else self._families(name)
+            scorers[name] = Scorer(self.channels, grid, regions=self.settings.regions, calendar=self.calendar,
+                                   missing_ok=name == Expected.name, families=families, land_fraction=land)
+        return scorers
+
+    def _families(self, name: str) -> list[Family]:
+        members = self.num_members if name == "" else 2 if name == OtherYears.name else 1
+        families: list[Family] = [Deterministic()]
+        if members > 1 and "ensemble" in self.settings.kinds:
+            families.append(Ensemble(self.settings.seed))
+        return families
+
+    def wants(self, init: int, lead: int) -> bool:
+        """Whether a case is scored: asked for, with truth at init and valid time, and covered by every rival; seconds."""
+        return (self.truth.has(init) and self.truth.has(init + lead) and lead in self.lead_seconds
+                and all(r.covers(init, lead) for r in self.references.rivals))
+
+    def update(self, init_seconds: NDArray[np.int64], lead_seconds: int, fields: Array, *,
+               numbers: Sequence[int] | NDArray[np.int64] | None = None) -> None:
+        """Add states of one lead time.
+
+        Args:
+            init_seconds: init time of each; shape (B,). Several members of one init may be in a batch.
+            lead_seconds: lead time.
+            fields: float32, channels as given to the constructor, latitude ascending; (B, C, H, W), a member each, or whole ensembles
+                (B, E, C, H, W), their members in the order of their numbers.
+            numbers: which member each is, from 1; shape (B,). Only with (B, C, H, W), and needed there when there are several members.
+
+        Raises:
+            DivergenceError: a state is not finite: channel, init and lead are named.
+            DataError: a shape does not fit, a member or a case comes twice, the truth is not finite or cannot be read.
+        """
+        lead, states = int(lead_seconds), to_numpy(fields)
+        for b, init in enumerate(int(s) for s in np.atleast_1d(init_seconds)):
+            if not self.wants(init, lead):
+                continue
+            state = derive(states[b], self.given, self.channels)
+            if state.ndim == 4:
+                self.score(init, lead, state)
+            elif self.num_members == 1:
+                self.score(init, lead, state[None])
+            else:
+                self._gather(init, lead, state, None if numbers is None else int(numbers[b]))
+
+    def _gather(self, init: int, lead: int, state_CHW: NDArray[np.float32], number: int | None) -> None:
+        """Keep a member until the others have come."""
+        if number is None or not 1 <= number <= self.num_members:
+            raise DataError(f"member {number} of an ensemble of {self.num_members}", fix=f"give numbers from 1 to {self.num_members}")
+        members, seen = self._waiting.setdefault((init, lead), (np.empty((self.num_members, *state_CHW.shape), state_CHW.dtype), set()))
+        if number in seen:
+            raise DataError(f"member {number} of {format_instant(init, self.calendar)} at lead {format_duration(lead)} is scored twice")
+        members[number - 1] = state_CHW
+        seen.add(number)
+        if len(seen) == self.num_members:
+            del self._waiting[init, lead]
+            self.score(init, lead, members)
+
+    def score(self, init: int, lead: int, members_ECHW: NDArray[np.float32]) -> None:
+        """Add one whole case, already in the channels of the scorer (`channels`); (E, C, H, W). See `update`."""
+        if len(members_ECHW) != self.num_members:
+            raise DataError(f"{len(members_ECHW)} members given, {self.num_members} announced", fix="give whole ensembles")
+        truth_CHW = self.truth.at(init + lead)
+        expected_CHW = None if self._expected is None else self._expected.at(init + lead)
+        key = np.asarray([init], dtype=np.int64)
+        expected = None if expected_CHW is None else expected_CHW[None]
+        self._scorers[""].update(key, lead, members_ECHW[None], truth_CHW[None], expected)
+        for rival in self._rivals:
+            if rival is self._expected:
+                assert expected is not None
+                self._scorers[rival.name].update(key, lead, expected, truth_CHW[None])
+                continue
+            members = rival.members(init, lead)
+            if members is not None:
+                self._scorers[rival.name].update(key, lead, members[None], truth_CHW[None], expected)
+
+    def merge(self, other: OnlineScorer) -> None:
+        """Add what another scorer of the same plan has. Raises DataError when they differ or a case comes twice."""
+        if self._scorers.keys() != other._scorers.keys():
+            raise DataError("two scorers with different rivals cannot be merged")
+        for name, scorer in self._scorers.items():
+            scorer.merge(other._scorers[name])
+
+    def save(self, path: Path, *, inits: Sequence[int] | None = None) -> None:
+        """Write what has been scored to a file (`.npz`) that appears whole; of some init times only, or of all. Raises ResourceError."""
+        save_rows(path, {name: {k: v for k, v in s.rows.items() if inits is None or k[0] in inits} for name, s in self._scorers.items()},
+                  self._identity())
+
+    def load(self, path: Path) -> int:
+        """Add what `save` wrote for the same plan; returns how many cases. Raises DataError for another plan, or a case that is there already."""
+        found = load_rows(path, self._identity())
+        for name, rows in found.items():
+            self._scorers[name].add_rows(rows)
+        return len(found.get("", {}))
+
+    def _identity(self) -> str:
+        plan = (self.channels.names, self._scorers[""].region_names, self.num_members, self.settings, sorted(self._scorers), self.calendar)
+        return repr(plan)
+
+    def finalize(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
+        """The score file's contents: see the README of the package, "Score files".
+
+        Args:
+            attrs: attributes of the forecast; `title`, `model`, `source`, `institution` and `license` are kept.
+
+        Raises:
+            DataError: nothing was scored, or an ensemble is incomplete.
+        """
+        if self._waiting:
+            (init, lead), (_, seen) = next(iter(sorted(self._waiting.items())))
+            raise DataError(f"the ensemble from {format_instant(init, self.calendar)} at lead {format_duration(lead)} has {len(seen)} of "
+                            f"{self.num_members} members", fix="give all of them before the scores are asked for")
+        parts = [self._scorers[""].finalize()]
+        for rival in self._rivals:
+            if len(self._scorers[rival.name]):
+                parts.append(_renamed(self._scorers[rival.name].finalize(), rival.name))
+        scores = _joined(parts)
+        skipped = self._skipped(self._lacks_truth)
+        scores["num_inits_skipped"] = _per_lead(skipped, self.lead_seconds, scores, "forecasts not scored because the truth lacks their init or "
+                                                "valid time")
+        notes = [*self._notes(skipped), *(n for n in str(parts[0].attrs["notes"]).splitlines() if n)]
+        scores.attrs = {"notes": "\n".join(notes), "num_forecasts": len(self.init_seconds), "num_members": self.num_members,
+                        "seed": self.settings.seed, "rivals": " ".join(r.name for r in self._rivals if len(self._scorers[r.name]))}
+        scores.attrs |= {key: attrs[key] for key in KEPT_ATTRIBUTES if attrs and key in attrs}
+        return scores
+
+    def _lacks_truth(self, init: int, lead: int) -> bool:
+        return not (self.truth.has(init) and self.truth.has(init + lead))
+
+    def _skipped(self, test: Callable[[int, int], bool]) -> NDArray[np.int64]:
+        return np.asarray([sum(test(init, lead) for init in self.init_seconds.tolist()) for lead in self.lead_seconds.tolist()], dtype=np.int64)
+
+    def _notes(self, skipped: NDArray[np.int64]) -> list[str]:
+        notes = []
+        if skipped.any():
+            notes.append(f"truth lacks the init or valid time of some forecasts, which are not scored ({self._where(skipped)})")
+        for rival in self.references.rivals:
+            apart = self._skipped(lambda init, lead, rival=rival: not self._lacks_truth(init, lead) and not rival.covers(init, lead))  # type: ignore[misc]
+            if apart.any():
+                notes.append(f"cases that {rival.name} lacks are not scored ({self._where(apart)})")
+        if self._left_out:
+            notes.append(f"not scored: {', '.join(self._left_out)}")
+        if self.references.climatology is None:
+            notes.append("no climatology was given: no anomaly correlation, no climatology scores")
+        for note in notes:
+            _log.warning(note)
+        return notes
+
+    def _where(self, counts: NDArray[np.int64]) -> str:
+        return ", ".join(f"{format_duration(int(s))}: {n}" for s, n in zip(self.lead_seconds, counts, strict=True) if n)
+
+
+def _common(offered: ChannelSet, available: ChannelSet) -> ChannelSet:
+    common = ChannelSet(tuple(c for c in available if c.name in offered.names))
+    if not len(common):
+        raise DataError(f"forecast ({', '.join(offered.shorts)}) and truth ({', '.join(available.shorts)}) have no channel in common",
+                        fix="give truth with the forecast's variables")
+    match_channels(common, offered, "the forecast")
+    return common
+
+
+def _renamed(part: xr.Dataset, name: str) -> xr.Dataset:
+    """A rival's scores: its name after each metric's."""
+    return part.assign_coords(metric=[f"{m}_{name}" for m in part["metric"].values])
+
+
+def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Scores of all along `metric`; tables and counts are the forecast's."""
+    named = [str(name) for name, item in parts[0].data_vars.items() if "metric" in item.dims]
+    scores = xr.concat([p[[n for n in named if n in p]] for p in parts], dim="metric", data_vars="all", coords="different", compat="equals",
+                       join="outer", combine_attrs="override")
+    scores = scores.assign_coords(metric_coordinates([str(m) for m in scores["metric"].values]))
+    return scores.assign({str(n): parts[0][n] for n in parts[0].data_vars if str(n) not in named})
+
+
+def _per_lead(counts: NDArray[np.int64], lead_seconds: NDArray[np.int64], scores: xr.Dataset, text: str) -> xr.DataArray:
+    lead_time = lead_seconds.astype("timedelta64[s]").astype("timedelta64[ns]")
+    array = xr.DataArray(counts, dims="lead_time", coords={"lead_time": lead_time}, attrs={"long_name": text, "units": "1"})
+    return array.sel(lead_time=scores["lead_time"])
