@@ -36,6 +36,7 @@ class AFNOMixer(nn.Module):
         hidden_factor: hidden channels of a block as a multiple of its channels.
         fraction: modes with |wavenumber| <= fraction of Nyquist are kept, on each axis by itself; in (0, 1].
         shrink: soft-shrink threshold on the modulus, as a share of the root mean square of the block's mixed field; 0 is off.
+        learned_shrink: a factor on `shrink`, learned for each band and block; it starts at 1.
         num_bands: number of wavenumber bands with weights of their own. Bands are octaves of max(|k_row|, |k_column|):
             0-1, 2-3, 4-7 and so on, the last one open; a wavenumber is in the same band on every grid.
         activation: between the layers, on the modulus. `gate`: each hidden channel by the sigmoid of its share of the block's
@@ -59,6 +60,7 @@ class AFNOMixer(nn.Module):
         hidden_factor: float = 1.0,
         fraction: float = 1.0,
         shrink: float = 0.0,
+        learned_shrink: bool = False,
         num_bands: int = 1,
         activation: Activation = "gate",
         latitude: Latitude = "periodic",
@@ -83,6 +85,7 @@ class AFNOMixer(nn.Module):
             self.offset_SGh = nn.Parameter(torch.full((num_bands, num_blocks, hidden), -2.0))
         elif activation == "modrelu":
             self.threshold_SGh = nn.Parameter(torch.full((num_bands, num_blocks, hidden), -7.0))
+        self.log_shrink_SG = nn.Parameter(torch.zeros(num_bands, num_blocks)) if learned_shrink else None
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Mixed tokens, (B, H, W, C), in float32 or wider whatever the autocast state."""
@@ -98,9 +101,16 @@ class AFNOMixer(nn.Module):
         parts = torch.split(z_B2KC, sizes, 2)
         mixed_GBK2c = torch.cat([self._mix_band(band, part) for band, part in enumerate(parts) if part.shape[2]], 2)
         if self.shrink:
-            mixed_GBK2c = _soft_shrink(mixed_GBK2c, mode_weights(modes).to(z_B2KC)[order], self.shrink)
+            mixed_GBK2c = _soft_shrink(mixed_GBK2c, mode_weights(modes).to(z_B2KC)[order], self._shares(sizes))
         mixed_B2KC = mixed_GBK2c.permute(1, 3, 2, 0, 4).flatten(3)
         return mixed_B2KC.index_select(2, back) if self.num_bands > 1 else mixed_B2KC
+
+    def _shares(self, sizes: list[int]) -> float | Tensor:
+        """Share of the root mean square that each block's modes, in the order of the bands, are lowered by; (G, 1, K, 1) if learned."""
+        if self.log_shrink_SG is None:
+            return self.shrink
+        factors = [self.log_shrink_SG[band].exp()[:, None].expand(-1, size) for band, size in enumerate(sizes)]
+        return self.shrink * torch.cat(factors, 1)[:, None, :, None]
 
     def _mix_band(self, band: int, z_B2KC: Tensor) -> Tensor:
         """Both layers on the modes of one band as packed real products, (G, B, K, 2, c)."""
@@ -160,7 +170,7 @@ def pack_complex(weight_2Gio: Tensor) -> Tensor:
     return torch.cat([torch.cat([real, imaginary], 2), torch.cat([-imaginary, real], 2)], 1)
 
 
-def _soft_shrink(z_GBK2c: Tensor, weights_K: Tensor, share: float) -> Tensor:
+def _soft_shrink(z_GBK2c: Tensor, weights_K: Tensor, share: float | Tensor) -> Tensor:
     """Lower each modulus by a share of the root mean square of the block's field, zero where it would be negative."""
     square_GBKc = z_GBK2c.square().sum(3)
     mean_square_GB11 = torch.einsum("gbkc,k->gb", square_GBKc, weights_K)[:, :, None, None] / square_GBKc.shape[-1]

@@ -23,8 +23,10 @@ from .mixers import USED_OPTIONS, MixerOptions
 from .modulation import ConditionEmbed, Norm, check_condition
 from .padding import BOUNDARIES, POLAR, Boundary, channel_parity, mirrored_size
 from .patch import PatchEmbed, PatchRecovery
+from .resample import coarsen, spread
 
-__all__ = ["BackboneConfig", "HierarchicalConfig", "PlainConfig", "build_backbone", "muon_parameters", "num_parameters", "set_checkpointing"]
+__all__ = ["BackboneConfig", "HierarchicalConfig", "PlainConfig", "build_backbone", "muon_parameters", "num_parameters", "set_checkpointing",
+           "set_patch"]
 
 
 def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, boundary: Boundary, *,
@@ -88,6 +90,7 @@ def _blocks(config: BlockConfig, width: int, boundary: Boundary, unit: tuple[flo
         hidden_factor=config.hidden_factor,
         fraction=config.fraction,
         shrink=config.shrink,
+        learned_shrink=config.learned_shrink,
         num_bands=config.num_bands,
         latitude=config.latitude,
         tokens=config.tokens if config.tokens is None else mirrored_size(config.tokens, boundary),
@@ -106,37 +109,51 @@ def _coarse(boundary: Boundary) -> Boundary:
 
 
 class PlainBackbone(nn.Module):
-    """Patch embedding (`stem`), blocks, norm and patch recovery (`head`)."""
+    """Patch embedding (`stem`), blocks, norm and patch recovery (`head`), or patch recovery (`recover`) and a convolution (`head`)."""
+
+    parity_C: Tensor | None
 
     def __init__(self, config: PlainConfig, in_channels: int, out_channels: int, boundary: Boundary, parity_C: Tensor | None,
                  unit: tuple[float, float]) -> None:
         super().__init__()
-        self.stem = PatchEmbed(in_channels, config.width, config.patch, boundary, parity_C=parity_C)
+        self.conditions, self.coarsen, self.boundary = config.conditions, config.coarsen, boundary
+        self.register_buffer("parity_C", parity_C, persistent=False)
+        inner = boundary if config.coarsen == (1, 1) else _coarse(boundary)
+        weights_patch = config.weights_patch or config.patch
+        self.stem = PatchEmbed(in_channels, config.width, weights_patch, inner, parity_C=parity_C, overlap=config.overlap)
         self.blocks = _blocks(config, config.width, _coarse(boundary), unit)
         self.norm = Norm(config.width, conditioned=config.conditions > 0)
-        self.head = PatchRecovery(config.width, out_channels, config.patch)
+        recover = PatchRecovery(config.width, config.decoder_channels or out_channels, weights_patch)
+        self.recover = recover if config.decoder_channels else None
+        self.head = BoundaryConv(config.decoder_channels, out_channels, inner) if config.decoder_channels else recover
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
-        self.conditions = config.conditions
         self.condition_embed = ConditionEmbed(config.conditions) if config.conditions else None
+        set_patch(self, config.patch)
 
     def forward(self, x_BCHW: Tensor, condition_BD: Tensor | None = None) -> Tensor:
         """(B, C_in, H, W), with the scalars of each sample where the network has `conditions`, to (B, C_out, H, W), float32 or wider."""
         check_condition(condition_BD, self.conditions, x_BCHW.shape[0])
         features_BE = self.condition_embed(condition_BD) if self.condition_embed else None
-        tokens = self.blocks(self.stem(x_BCHW.permute(0, 2, 3, 1)), features_BE)
-        rows, columns = x_BCHW.shape[-2:]
-        return _out(self.head(self.norm(tokens, features_BE), (rows, columns)))
+        cells_BCHW = coarsen(x_BCHW, self.coarsen, self.boundary, self.parity_C)
+        size = (cells_BCHW.shape[2], cells_BCHW.shape[3])
+        tokens = self.norm(self.blocks(self.stem(cells_BCHW.permute(0, 2, 3, 1)), features_BE), features_BE)
+        out_BHWC = self.head(tokens, size) if self.recover is None else self.head(nn.functional.gelu(self.recover(tokens, size)))
+        return spread(_out(out_BHWC), self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
 
 
 class HierarchicalBackbone(nn.Module):
     """Stem, way down, blocks on the coarsest level, way up with skips, head."""
 
+    parity_C: Tensor | None
+
     def __init__(self, config: HierarchicalConfig, in_channels: int, out_channels: int, boundary: Boundary, parity_C: Tensor | None,
                  unit: tuple[float, float]) -> None:
         super().__init__()
+        self.conditions, self.coarsen, self.boundary = config.conditions, config.coarsen, boundary
+        self.register_buffer("parity_C", parity_C, persistent=False)
         widths = config.widths
-        edges = [boundary] + [_coarse(boundary)] * (len(widths) - 1)
+        edges = [boundary if config.coarsen == (1, 1) else _coarse(boundary)] + [_coarse(boundary)] * (len(widths) - 1)
         finer = range(len(widths) - 1)
 
         conditioned, odd = config.conditions > 0, config.odd_channels
@@ -147,7 +164,7 @@ class HierarchicalBackbone(nn.Module):
         def down(level: int) -> PatchEmbed:
             return PatchEmbed(widths[level], widths[level + 1], (2, 2), edges[level], parity_C=channel_parity(widths[level], odd))
 
-        self.stem = BoundaryConv(in_channels, widths[0], boundary, parity_C=parity_C)
+        self.stem = BoundaryConv(in_channels, widths[0], edges[0], parity_C=parity_C)
         self.refine_down = nn.ModuleList(residual(level) for level in finer)
         self.down = nn.ModuleList(down(level) for level in finer)
         self.blocks = _blocks(config, widths[-1], edges[-1], unit)
@@ -155,15 +172,15 @@ class HierarchicalBackbone(nn.Module):
         self.join = nn.ModuleList(nn.Linear(2 * widths[level], widths[level]) for level in finer)
         self.refine_up = nn.ModuleList(residual(level) for level in finer)
         self.norm = Norm(widths[0], conditioned=conditioned)
-        self.head = BoundaryConv(widths[0], out_channels, boundary, zero=True, parity_C=channel_parity(widths[0], odd))
-        self.conditions = config.conditions
+        self.head = BoundaryConv(widths[0], out_channels, edges[0], zero=True, parity_C=channel_parity(widths[0], odd))
         self.condition_embed = ConditionEmbed(config.conditions) if conditioned else None
 
     def forward(self, x_BCHW: Tensor, condition_BD: Tensor | None = None) -> Tensor:
         """(B, C_in, H, W), with the scalars of each sample where the network has `conditions`, to (B, C_out, H, W), float32 or wider."""
         check_condition(condition_BD, self.conditions, x_BCHW.shape[0])
         features_BE = self.condition_embed(condition_BD) if self.condition_embed else None
-        x_BHWC = self.stem(x_BCHW.permute(0, 2, 3, 1).contiguous())
+        cells_BCHW = coarsen(x_BCHW, self.coarsen, self.boundary, self.parity_C)
+        x_BHWC = self.stem(cells_BCHW.permute(0, 2, 3, 1).contiguous())
         skips: list[Tensor] = []
         for refine, down in zip(self.refine_down, self.down, strict=True):
             skips.append(refine(x_BHWC, features_BE))
@@ -174,7 +191,8 @@ class HierarchicalBackbone(nn.Module):
         ):
             raised = up(x_BHWC, (skip_BHWC.shape[1], skip_BHWC.shape[2]))
             x_BHWC = refine(join(torch.cat([raised, skip_BHWC.to(raised.dtype)], -1)), features_BE)
-        return _out(self.head(self.norm(x_BHWC, features_BE)))
+        out_BCHW = _out(self.head(self.norm(x_BHWC, features_BE)))
+        return spread(out_BCHW, self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
 
 
 def _out(x_BHWC: Tensor) -> Tensor:
@@ -195,6 +213,17 @@ def set_checkpointing(module: nn.Module, on: bool) -> None:
     for part in module.modules():
         if isinstance(part, Stack | LegacyNetwork):
             part.checkpointing = on
+
+
+def set_patch(module: nn.Module, patch: tuple[int, int]) -> None:
+    """Let the plain networks within work with another patch, for one checkpoint with several: their weights are resampled by area."""
+    for network in module.modules():
+        if isinstance(network, PlainBackbone):
+            for part in network.modules():
+                if isinstance(part, PatchEmbed | PatchRecovery):
+                    if part.weights_patch != patch and isinstance(part, PatchEmbed) and part.overlap:
+                        raise ValueError("weights of overlapping patches cannot be resampled for another patch")
+                    part.patch = patch
 
 
 def muon_parameters(module: nn.Module) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ Axes: B batch, H row, W column, C channel.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +27,17 @@ class BoundaryConv(nn.Module):
         boundary: see `padding.pad`.
         zero: start from zero weights.
         parity_C: signs of the channels over a pole, see `padding.pad`.
+        depthwise: each channel by itself, with as many channels after as before.
     """
 
     parity_C: Tensor | None
 
-    def __init__(self, in_channels: int, out_channels: int, boundary: Boundary, *, zero: bool = False, parity_C: Tensor | None = None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, boundary: Boundary, *, zero: bool = False, parity_C: Tensor | None = None,
+                 depthwise: bool = False) -> None:
         super().__init__()
         self.boundary = boundary
         self.register_buffer("parity_C", parity_C, persistent=False)
-        self.conv = nn.Conv2d(in_channels, out_channels, 3)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, groups=in_channels if depthwise else 1)
         if zero:
             for parameter in self.conv.parameters():
                 nn.init.zeros_(parameter)
@@ -42,6 +45,9 @@ class BoundaryConv(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Convolved field, (B, H, W, C')."""
         padded_BCHW = pad(x_BHWC.permute(0, 3, 1, 2), 1, 1, self.boundary, self.parity_C)
+        if self.conv.groups > 1:
+            own: Tensor = self.conv(padded_BCHW)
+            return own.permute(0, 2, 3, 1)
         return convolve(padded_BCHW, self.conv.weight, self.conv.bias).permute(0, 2, 3, 1)
 
 
@@ -108,17 +114,19 @@ class MixerBlock(nn.Module):
         mixer: name of the token mixer.
         mlp_ratio: hidden channels of the MLP as a multiple of its channels.
         boundary: see `padding.pad`.
-        local: add the convolution.
+        local: add the convolution, of all channels or depthwise.
         conditioned: scale and shift after both norms.
     """
 
-    def __init__(self, options: MixerOptions, mixer: MixerName, mlp_ratio: float, boundary: Boundary, *, local: bool,
+    def __init__(self, options: MixerOptions, mixer: MixerName, mlp_ratio: float, boundary: Boundary, *, local: bool | Literal["depthwise"],
                  conditioned: bool = False) -> None:
         super().__init__()
         self.mixer_norm = Norm(options.dim, conditioned=conditioned)
         self.mixer = MIXERS[mixer](options)
         self.boundary, self.mirrors = boundary, mixer in PERIODIC_MIXERS
-        self.local = BoundaryConv(options.dim, options.dim, boundary, parity_C=options.parity) if local else None
+        self.local = None
+        if local:
+            self.local = BoundaryConv(options.dim, options.dim, boundary, parity_C=options.parity, depthwise=local == "depthwise")
         self.mlp_norm = Norm(options.dim, conditioned=conditioned)
         self.mlp = MLP(options.dim, mlp_ratio)
 

@@ -9,6 +9,8 @@ from .legacy import LegacyConfig
 from .mixers import MIXERS, USED_OPTIONS, MixerName
 from .spectral import LATITUDES, Latitude
 
+Local = bool | Literal["depthwise"]
+
 
 def _doc(description: str) -> dict[str, str]:
     """What a field is for, where other configurations inherit it (a docstring below the field would be lost to them)."""
@@ -23,23 +25,30 @@ class BlockConfig:
 
     kind: Literal["plain", "hierarchical"] = field(default="plain", metadata=_doc("Which network."))
     depth: int = field(default=6, metadata=_doc("Number of AFNO blocks."))
-    num_blocks: int = field(default=8, metadata=_doc("Groups of channels in the spectral weights (heads of the attention)."))
+    num_blocks: int = field(default=8, metadata=_doc(
+        "Groups of channels in the spectral weights, the first of the paper's three economies (1: none); heads of the attention."))
     mlp_ratio: float = field(default=4.0, metadata=_doc("Hidden channels of the MLP as a multiple of the width."))
     mixer: MixerName = field(default="afno", metadata=_doc(
         "Token mixer: afno, legacy (FourCastNet's, for comparison), fno, gfn, attention or identity."))
     hidden_factor: float = field(default=1.0, metadata=_doc("Hidden channels of a block in the spectral weights, as a multiple of its channels."))
     fraction: float = field(default=1.0, metadata=_doc("Modes with |wavenumber| <= fraction of Nyquist are kept, per axis; in (0, 1]."))
-    shrink: float = field(default=0.0, metadata=_doc("Soft-shrink threshold as a share of the mixed field's root mean square; 0 is off."))
-    num_bands: int = field(default=1, metadata=_doc("Wavenumber bands (octaves) with spectral weights of their own."))
+    shrink: float = field(default=0.0, metadata=_doc(
+        "Soft-shrink threshold as a share of the mixed field's root mean square, the third economy; 0 is off."))
+    learned_shrink: bool = field(default=False, metadata=_doc("Learn a factor on shrink for each band and block."))
+    num_bands: int = field(default=1, metadata=_doc(
+        "Wavenumber bands (octaves) with spectral weights of their own; 1: the same weights for all modes, the second economy."))
     latitude: Latitude = field(default="periodic", metadata=_doc(
         "How the transform continues latitude: periodic, or over the poles as a double Fourier sphere (double, double_with_poles)."))
     odd_channels: float = field(default=0.0, metadata=_doc(
         "Share of the hidden channels that change sign over a pole, as components of vectors do; in [0, 1]."))
-    local: bool = field(default=False, metadata=_doc("A 3 x 3 convolution beside the mixer."))
+    local: Local = field(default=False, metadata=_doc("A 3 x 3 convolution beside the mixer: true, or depthwise (each channel by itself)."))
     tokens: tuple[int, int] | None = field(default=None, metadata=_doc(
         "Token grid (rows, columns) of the mixer gfn; the other mixers run on any grid."))
     conditions: int = field(default=0, metadata=_doc(
         "Scalars given with each sample (lead time, time of day), by which channels are scaled and shifted after every norm; 0 is none."))
+    coarsen: tuple[int, int] = field(default=(1, 1), metadata=_doc(
+        "Rows and columns of the grid that the network takes for one cell: it reads their mean, and its output is spread smoothly. Runs weights "
+        "of a coarse grid on a finer one."))
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,21 @@ class PlainConfig(BlockConfig):
     """Rows and columns of a patch, in cells; they need not divide the grid."""
     width: int = 256
     """Channels of a token."""
+    weights_patch: tuple[int, int] | None = None
+    """The patch that the weights are for, where it is not `patch`; they are resampled by area. By default `patch`."""
+    overlap: int = 0
+    """Cells around its patch that a token sees too."""
+    decoder_channels: int = 0
+    """Channels of a cell between patch recovery and a 3 x 3 convolution over the seams of patches; 0: patch recovery alone."""
 
     def __post_init__(self) -> None:
         if min(self.patch) < 1 or self.width < 1 or self.depth < 0:
             raise ValueError(f"patch, width and depth must be positive, not {self.patch}, {self.width}, {self.depth}")
+        if min(self.weights_patch or self.patch) < 1 or self.overlap < 0 or self.decoder_channels < 0:
+            raise ValueError(f"weights_patch must be positive, overlap and decoder_channels not below zero, not {self.weights_patch}, {self.overlap} "
+                             f"and {self.decoder_channels}")
+        if self.overlap and self.weights_patch not in (None, self.patch):
+            raise ValueError("overlap: weights of overlapping patches cannot be resampled; leave out overlap or weights_patch")
         if self.odd_channels and self.latitude == "periodic" and not self.local:
             raise ValueError("odd_channels: does nothing in a plain network without local and with latitude periodic; leave it out")
         _check_blocks(self, self.width)
@@ -71,8 +91,8 @@ class HierarchicalConfig(BlockConfig):
     """Number of AFNO blocks, on the coarsest level."""
     num_bands: int = 4
     """Wavenumber bands (octaves) with spectral weights of their own."""
-    local: bool = True
-    """A 3 x 3 convolution beside the mixer."""
+    local: Local = True
+    """A 3 x 3 convolution beside the mixer: true, or depthwise (each channel by itself)."""
     widths: tuple[int, ...] = (64, 128, 256)
     """Channels of each level; each level has half the rows and columns of the one before."""
     residual_blocks: int = 1
@@ -101,6 +121,10 @@ def _check_blocks(config: BlockConfig, width: int) -> None:
         raise ValueError(f"fraction must be in (0, 1], not {config.fraction}")
     if config.shrink < 0.0 or config.hidden_factor <= 0.0 or config.mlp_ratio <= 0.0 or config.num_bands < 1:
         raise ValueError("shrink must not be negative; hidden_factor, mlp_ratio and num_bands must be positive")
+    if config.learned_shrink and not config.shrink:
+        raise ValueError("learned_shrink: a factor on shrink does nothing while shrink is 0; give shrink, such as 0.01, or leave it out")
+    if min(config.coarsen) < 1:
+        raise ValueError(f"coarsen, rows and columns of the grid for one cell of the network, must be positive, not {config.coarsen}")
     if not 0.0 <= config.odd_channels <= 1.0:
         raise ValueError(f"odd_channels, a share of the channels, must be in [0, 1], not {config.odd_channels}")
     if config.conditions < 0:

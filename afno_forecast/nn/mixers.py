@@ -30,6 +30,7 @@ class MixerOptions:
     hidden_factor: float = 1.0
     fraction: float = 1.0
     shrink: float = 0.0
+    learned_shrink: bool = False
     num_bands: int = 1
     latitude: Latitude = "periodic"
     tokens: tuple[int, int] | None = None
@@ -107,6 +108,7 @@ def _afno(options: MixerOptions) -> nn.Module:
         hidden_factor=options.hidden_factor,
         fraction=options.fraction,
         shrink=options.shrink,
+        learned_shrink=options.learned_shrink,
         num_bands=options.num_bands,
         latitude=options.latitude,
         parity_C=options.parity,
@@ -140,7 +142,7 @@ def _identity(options: MixerOptions) -> nn.Module:
 
 
 USED_OPTIONS: dict[MixerName, frozenset[str]] = {
-    "afno": frozenset({"num_blocks", "hidden_factor", "fraction", "shrink", "num_bands", "latitude"}),
+    "afno": frozenset({"num_blocks", "hidden_factor", "fraction", "shrink", "learned_shrink", "num_bands", "latitude"}),
     "legacy": frozenset({"num_blocks", "hidden_factor", "fraction", "shrink"}),
     "fno": frozenset({"fraction", "num_bands", "latitude"}),
     "gfn": frozenset({"fraction", "latitude", "tokens"}),
