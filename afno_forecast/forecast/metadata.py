@@ -17,11 +17,13 @@ from .. import vocabulary
 from ..channels import ChannelSet
 from ..errors import ConfigError
 from ..grid import BoxGrid, Orientation
+from .selection import Crop, Selection
 
 IDENTITY = "afno_forecast_identity"  # root attribute: hash of what made the file
 _ALIASES = "valid_time forecast_reference_time forecast_period"
 _WIND = (("wind_speed", "u_component_of_wind", "v_component_of_wind"), ("10m_wind_speed", "10m_u_component_of_wind", "10m_v_component_of_wind"))
 _INT32 = np.iinfo(np.int32)
+WHOLE = Selection()
 
 Geometry = Union[Orientation, BoxGrid]
 Source = Union[int, tuple[int, int], None]  # a channel, the two components of a wind, or nothing at this level
@@ -55,7 +57,9 @@ class Layout:
         coordinates, variables: the arrays.
         attrs: of the file.
         geometry: the user's order of the horizontal axes.
-        num_inits, num_leads: extent of the first two dimensions.
+        num_inits, num_leads: extent of these dimensions.
+        num_members: extent of `number`; None for a forecast without that dimension.
+        crop: the region that is kept; None for the whole grid.
     """
 
     coordinates: tuple[ArraySpec, ...]
@@ -64,11 +68,24 @@ class Layout:
     geometry: Geometry
     num_inits: int
     num_leads: int
+    num_members: int | None = None
+    crop: Crop | None = None
 
     @property
-    def bytes_per_init(self) -> int:
-        """Uncompressed size of one init time's forecast."""
-        return sum(4 * int(np.prod(v.shape[1:])) for v in self.variables)
+    def bytes_per_forecast(self) -> int:
+        """Uncompressed size of one forecast: one init time, one member, all lead times."""
+        return sum(4 * self.num_leads * int(np.prod(v.chunks)) for v in self.variables)
+
+    @property
+    def num_forecasts(self) -> int:
+        """Init times times members."""
+        return self.num_inits * (self.num_members or 1)
+
+    def index(self, forecast: int, lead_index: int) -> tuple[int, ...]:
+        """Position of a state on the leading dimensions; forecasts are counted by init time, then by member."""
+        if self.num_members is None:
+            return forecast, lead_index
+        return forecast // self.num_members, forecast % self.num_members, lead_index
 
     def chunks_of(self, state: NDArray[Any]) -> Iterator[tuple[ArraySpec, NDArray[np.float32]]]:
         """Each variable's map or maps of one state (C, H, W) in canonical order, in the user's order: ([level], H, W)."""
@@ -80,6 +97,7 @@ class Layout:
                 elif source is not None:
                     maps[k] = state[source]
             oriented = self.geometry.from_canonical(maps) if isinstance(self.geometry, Orientation) else maps
+            oriented = oriented if self.crop is None else self.crop.apply(oriented)
             yield spec, np.ascontiguousarray(oriented if "level" in spec.dims else oriented[0])
 
     def digest(self, identity: str) -> str:
@@ -90,38 +108,54 @@ class Layout:
 
 
 def make_layout(channels: ChannelSet, geometry: Geometry, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64], calendar: str,
-                attrs: Mapping[str, str]) -> Layout:
-    """The layout of a forecast of these channels, init times and lead times.
+                attrs: Mapping[str, str], *, members: int | None = None, selection: Selection = WHOLE) -> Layout:
+    """The layout of a forecast of these channels, init times, lead times and members.
 
     Raises:
-        ConfigError: no channel, no init or lead time, times that do not ascend, or a variable both with and without levels.
+        ConfigError: no channel, no init or lead time, times that do not ascend, a variable both with and without levels, or a selection of
+            what is not there.
     """
     for name, seconds in (("init", init_seconds), ("lead", lead_seconds)):
         if len(seconds) == 0 or (np.diff(seconds) <= 0).any():
             raise ConfigError(f"{name} times must ascend strictly, got {len(seconds)}: {[int(s) for s in seconds[:4]]} s ...",
                               fix=f"give at least one {name} time, in order, without repeats")
-    levels = sorted({c.level for c in channels if c.level is not None})
-    horizontal = _horizontal(geometry)
-    shape = tuple(s.shape[0] for s in horizontal)
+    kept = _kept(channels, selection)
+    levels = sorted({level for _, _, sources in kept for level in sources if level is not None})
+    crop = selection.crop(geometry)
+    horizontal = _horizontal(geometry if crop is None else crop.orientation)
     coordinates = [*_time_coordinates(init_seconds, lead_seconds, calendar), *horizontal]
+    if members is not None:
+        coordinates.append(_coordinate("number", ("number",), np.arange(1, members + 1, dtype=np.int32),
+                                       {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}))
     if levels:
         coordinates.append(_coordinate("level", ("level",), np.asarray(levels, dtype=np.int32),
                                        {"standard_name": "air_pressure", "long_name": "pressure", "units": "hPa", "positive": "down", "axis": "Z"}))
-    leading = (len(init_seconds), len(lead_seconds))
-    names = tuple(s.name for s in horizontal)
-    variables = []
-    for name, units, sources in _variables(channels, levels):
-        middle = ("level",) if sources.keys() != {None} else ()
-        whole = (*((len(levels),) if middle else ()), *shape)
-        ordered = tuple(sources.get(level) for level in levels) if middle else (sources[None],)
-        present = [level for level, source in zip(levels, ordered, strict=False) if source is not None] if middle else []
-        variables.append(ArraySpec(name, ("time", "prediction_timedelta", *middle, *names), (*leading, *whole), (1, 1, *whole), "float32",
-                                   _attributes(name, units) | ({"available_levels": present} if len(present) < len(levels) and middle else {}),
-                                   sources=ordered))
-    if not variables:
-        raise ConfigError("there is no channel to write")
+    leading = {"time": len(init_seconds), **({} if members is None else {"number": members}), "prediction_timedelta": len(lead_seconds)}
+    variables = tuple(_variable(name, units, sources, levels, leading, horizontal) for name, units, sources in kept)
     texts = {"Conventions": "CF-1.8", **{str(k): str(v) for k, v in attrs.items()}}
-    return Layout(tuple(coordinates), tuple(variables), texts, geometry, *leading)
+    return Layout(tuple(coordinates), variables, texts, geometry, len(init_seconds), len(lead_seconds), members, crop)
+
+
+def _kept(channels: ChannelSet, selection: Selection) -> list[tuple[str, str, dict[int | None, Source]]]:
+    """What of the channels and of what is derived from them is written. Raises ConfigError when it is nothing, or asked for and not there."""
+    whole = list(_variables(channels, sorted({c.level for c in channels if c.level is not None})))
+    selection.require_known([(name, level) for name, _, sources in whole for level in sources])
+    kept = [(name, units, {level: s for level, s in sources.items() if selection.keeps(name, level)}) for name, units, sources in whole]
+    kept = [item for item in kept if item[2]]
+    if not kept:
+        raise ConfigError("there is no channel to write", fix="select fewer levels or more variables" if len(channels) else "")
+    return kept
+
+
+def _variable(name: str, units: str, sources: Mapping[int | None, Source], levels: list[int], leading: Mapping[str, int],
+              horizontal: tuple[ArraySpec, ArraySpec]) -> ArraySpec:
+    on_levels = sources.keys() != {None}
+    ordered = tuple(sources.get(level) for level in levels) if on_levels else (sources[None],)
+    present = [level for level, source in zip(levels, ordered, strict=False) if source is not None] if on_levels else []
+    whole = (*((len(levels),) if on_levels else ()), *(s.shape[0] for s in horizontal))
+    dims = (*leading, *(("level",) if on_levels else ()), *(s.name for s in horizontal))
+    attrs = _attributes(name, units) | ({"available_levels": present} if on_levels and len(present) < len(levels) else {})
+    return ArraySpec(name, dims, (*leading.values(), *whole), (*(1 for _ in leading), *whole), "float32", attrs, sources=ordered)
 
 
 def _variables(channels: ChannelSet, levels: list[int]) -> Iterator[tuple[str, str, dict[int | None, Source]]]:

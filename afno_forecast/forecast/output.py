@@ -9,14 +9,13 @@ init time. netCDF, which a kill can leave unreadable, is gathered in the zarr fo
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -29,11 +28,31 @@ from ..channels import ChannelSet
 from ..errors import ConfigError, ResourceError
 from ..grid import Orientation
 from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
-from .metadata import IDENTITY, ArraySpec, Geometry, make_layout
+from .metadata import IDENTITY, WHOLE, ArraySpec, Geometry, make_layout
+from .progress import SINGLE, Progress, Share, gate, progress_path, read_progress, remove_progress
+from .selection import Selection
 from .zarr_form import ChunkFiles, create_store, mark_complete, open_chunks, read_marks
 
 Format = Literal["zarr2", "zarr3", "netcdf"]
 _MARGIN = 1 << 20  # bytes of metadata and coordinates
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a file holds besides one forecast of everything from each init time, and who writes it.
+
+    Args:
+        members: extent of the dimension `number`, counted from 1; None for a forecast without it.
+        selection: variables, levels and region that are kept.
+        share: this process; those of a group write into one file, and the last one to finish marks it complete.
+    """
+
+    members: int | None = None
+    selection: Selection = WHOLE
+    share: Share = SINGLE
+
+
+ALONE = Parts()
 
 
 class ForecastWriter:
@@ -47,8 +66,9 @@ class ForecastWriter:
         lead_seconds: lead times, ascending; shape (L,).
         calendar: CF calendar of the init times.
         attrs: attributes of the file (title, source, institution, ...); must not change when a file is continued.
-        format: None takes it from the suffix: `.zarr` zarr v2 with consolidated metadata, `.nc` netCDF.
         identity: hash of what produces the forecast: model, data and settings.
+        format: None takes it from the suffix: `.zarr` zarr v2 with consolidated metadata, `.nc` netCDF.
+        parts: members, what is kept, and which process of a group this is.
 
     Raises:
         ConfigError: another forecast is there, or another process writes this one, or the suffix says no format or another one.
@@ -56,68 +76,87 @@ class ForecastWriter:
     """
 
     def __init__(self, path: Path, *, channels: ChannelSet, orientation: Geometry, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64],
-                 calendar: str, attrs: Mapping[str, str], format: Format | None = None, identity: str) -> None:
+                 calendar: str, attrs: Mapping[str, str], identity: str, format: Format | None = None, parts: Parts = ALONE) -> None:
         self.path = Path(path)
         self.format = _format_of(self.path, format)
-        self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs)
+        self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs, members=parts.members,
+                                   selection=parts.selection)
         self._identity = self._layout.digest(f"{identity} {self.format}")
         self._shape_CHW = (len(channels), *(orientation.grid() if isinstance(orientation, Orientation) else orientation).shape)
         self._store = self.path if self.format != "netcdf" else self.path.with_name(self.path.name + ".partial")
+        self._share = parts.share
         self._written: set[tuple[int, int]] = set()
         self._done: set[int] = set()
         self._chunks: dict[str, ChunkFiles] = {}
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         _require_folder(self.path)
-        self.complete = self._is_complete()
-        if self.complete:
-            self._done = set(range(self._layout.num_inits))
-            if self.format != "netcdf" and _progress_path(self.path).exists():
-                mark_complete(self.path)  # killed between the mark and its consolidated copy
-            self._clean()
-        else:
-            self._progress = _Progress(_progress_path(self.path), self.path)
+        with gate(progress_path(self.path), self._share):
+            self.complete = self._is_complete()
+            if self.complete:
+                self._done = set(range(self._layout.num_forecasts))
+                if self.format != "netcdf" and progress_path(self.path).exists():
+                    mark_complete(self.path)  # killed between the mark and its consolidated copy
+                self._clean()
+                return
+            self._progress = Progress(progress_path(self.path), self.path, self._share)
             with contextlib.ExitStack() as undo:
                 undo.callback(self._progress.close)
                 self._start()
                 undo.pop_all()
 
-    def is_done(self, init_index: int) -> bool:
-        """Whether the forecast of this init time is in the file, whole."""
-        return init_index in self._done
+    @property
+    def num_forecasts(self) -> int:
+        """How many the file holds: init times times members, counted by init time, then by member."""
+        return self._layout.num_forecasts
 
-    def write(self, init_index: int, lead_index: int, state: NDArray[Any]) -> None:
+    @property
+    def num_done(self) -> int:
+        """How many of them are in the file, whole, as far as this process knows."""
+        return len(self._done)
+
+    def is_done(self, forecast: int) -> bool:
+        """Whether a forecast is in the file, whole."""
+        return forecast in self._done
+
+    def write(self, forecast: int, lead_index: int, state: NDArray[Any]) -> None:
         """Write one state, physical units, canonical order, float32; shape (C, H, W). Raises ResourceError when the disk is full."""
-        assert not self.complete and init_index not in self._done, f"init {init_index} is done"
+        assert not self.complete and forecast not in self._done, f"forecast {forecast} is done"
         assert state.shape == self._shape_CHW, f"a state of shape {state.shape}, wanted {self._shape_CHW}"
+        index = self._layout.index(forecast, lead_index)
         with self._disk_errors():
             for spec, values in self._layout.chunks_of(state):
-                self._chunks[spec.name].write(init_index, lead_index, values)
-        self._written.add((init_index, lead_index))
+                self._chunks[spec.name].write(index, values)
+        self._written.add((forecast, lead_index))
 
-    def finish_init(self, init_index: int) -> None:
-        """Mark the forecast of one init time as done; all its lead times must have been written."""
-        missing = [k for k in range(self._layout.num_leads) if (init_index, k) not in self._written]
-        assert not missing, f"init {init_index} lacks leads {missing}"
+    def finish(self, forecast: int) -> None:
+        """Mark a forecast as done; all its lead times must have been written."""
+        missing = [k for k in range(self._layout.num_leads) if (forecast, k) not in self._written]
+        assert not missing, f"forecast {forecast} lacks leads {missing}"
         assert self._progress is not None
         with self._disk_errors():
-            self._progress.append({"done": init_index})
-        self._done.add(init_index)
-        self._written = {key for key in self._written if key[0] != init_index}
+            self._progress.append({"done": forecast})
+        self._done.add(forecast)
+        self._written = {key for key in self._written if key[0] != forecast}
 
     def close(self) -> None:
-        """Mark the file as complete; every init time must be done. Nothing to do for one that was complete before."""
+        """Mark the file as complete, unless other processes of the group still write theirs; nothing to do for one that was complete before."""
         if self.complete:
             return
-        missing = [i for i in range(self._layout.num_inits) if i not in self._done]
-        assert not missing, f"inits {missing} are not done"
-        with self._disk_errors():
-            if self.format == "netcdf":
-                self._export()
-            else:
-                mark_complete(self._store)
-        self.complete = True
-        self._release()
-        self._clean()
+        assert self._progress is not None
+        with gate(progress_path(self.path), self._share):
+            self._done |= {int(line["done"]) for line in self._progress.read() if "done" in line}
+            missing = [i for i in range(self._layout.num_forecasts) if i not in self._done]
+            assert not missing or self._share.count > 1, f"forecasts {missing} are not done"
+            if not missing:
+                with self._disk_errors():
+                    if self.format == "netcdf":
+                        self._export()
+                    else:
+                        mark_complete(self._store)
+                self.complete = True
+            self._release()
+            if self.complete:
+                self._clean()
 
     def __enter__(self) -> ForecastWriter:
         return self
@@ -135,7 +174,7 @@ class ForecastWriter:
         marks = _read_netcdf_marks(self.path) if self.format == "netcdf" else read_marks(self.path)
         if marks is not None and marks.get(IDENTITY) == self._identity:
             return marks.get(COMPLETE) == "yes"
-        header = _read_progress(_progress_path(self.path))
+        header = read_progress(progress_path(self.path))
         if self.format != "netcdf" and marks is None and header and header[0] == {"identity": self._identity}:
             return False  # killed before its metadata were written
         if marks is None or IDENTITY not in marks:  # the user's own data, perhaps the very analyses: no word of removing it
@@ -145,7 +184,7 @@ class ForecastWriter:
                           fix=f"choose another --out, or remove it: {self._remove_command()}")
 
     def _remove_command(self) -> str:
-        return " ".join(["rm -r", *(_quoted(p) for p in dict.fromkeys((self.path, self._store, _progress_path(self.path))) if os.path.lexists(p))])
+        return " ".join(["rm -r", *(_quoted(p) for p in dict.fromkeys((self.path, self._store, progress_path(self.path))) if os.path.lexists(p))])
 
     def _start(self) -> None:
         """Create the store, or take up what an interrupted run has left; then see that the rest fits the disk."""
@@ -165,24 +204,25 @@ class ForecastWriter:
             if not lines:
                 self._progress.append({"identity": self._identity})
             if not ours or {"created": True} not in lines:
+                assert self._progress.first, "another process of the group has begun and has not created the store"
                 if self._store.exists():
                     shutil.rmtree(self._store)
                 create_store(self._store, self._layout, 3 if self.format == "zarr3" else 2, self._identity)
                 self._progress.append({"created": True})
-            for leftover in self._store.rglob("*.partial"):
+            for leftover in self._store.rglob("*.partial") if self._progress.first else ():
                 leftover.unlink()
         self._chunks = open_chunks(self._store, self._layout)
         self._done = {i for i in self._done if all(self._is_written(i, k) for k in range(self._layout.num_leads))}
 
-    def _is_written(self, init_index: int, lead_index: int) -> bool:
+    def _is_written(self, forecast: int, lead_index: int) -> bool:
         """Whether all chunks of a state are there; an empty one was lost with the power."""
-        paths = [chunks.path(init_index, lead_index) for chunks in self._chunks.values()]
+        paths = [chunks.path(self._layout.index(forecast, lead_index)) for chunks in self._chunks.values()]
         return all(p.is_file() and p.stat().st_size > 0 for p in paths)
 
     def _require_space(self) -> None:
         """Uncompressed size of what is missing, an upper bound, against the free space."""
-        rest = self._layout.bytes_per_init * (self._layout.num_inits - len(self._done))
-        export = self._layout.bytes_per_init * self._layout.num_inits if self.format == "netcdf" else 0
+        rest = self._layout.bytes_per_forecast * (self._layout.num_forecasts - len(self._done))
+        export = self._layout.bytes_per_forecast * self._layout.num_forecasts if self.format == "netcdf" else 0
         needed, free = rest + export + _MARGIN, shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise ResourceError(f"the disk is too small for the forecast: up to {_size(needed)} needed, {_size(free)} free",
@@ -197,10 +237,10 @@ class ForecastWriter:
                 free = _size(shutil.disk_usage(self.path.parent).free)
             except OSError:
                 free = "unknown"
-            rest = _size(self._layout.bytes_per_init * (self._layout.num_inits - len(self._done)))
+            rest = _size(self._layout.bytes_per_forecast * (self._layout.num_forecasts - len(self._done)))
             raise ResourceError(f"writing failed: {error.strerror or error}; up to {rest} to go, {free} free", where=str(self.path),
-                                fix=f"free some space and run the same command again: {len(self._done)} of {self._layout.num_inits} "
-                                    "init times are kept") from error
+                                fix=f"free some space and run the same command again: {len(self._done)} of {self._layout.num_forecasts} "
+                                    "forecasts are kept") from error
 
     def _export(self) -> None:
         """Copy the gathered chunks into a netCDF file that appears whole."""
@@ -216,9 +256,8 @@ class ForecastWriter:
                     _create_netcdf(file, spec)[...] = spec.values
                 for spec in self._layout.variables:
                     target = _create_netcdf(file, spec)
-                    for i in range(self._layout.num_inits):
-                        for k in range(self._layout.num_leads):
-                            target[i, k] = self._chunks[spec.name].read(i, k)
+                    for index in product(*(range(n) for n in spec.shape[:spec.dims.index("prediction_timedelta") + 1])):
+                        target[index] = self._chunks[spec.name].read(index)
             with draft.open("rb") as written:
                 os.fsync(written.fileno())
             draft.replace(self.path)
@@ -233,60 +272,7 @@ class ForecastWriter:
         """Remove what only an unfinished file needs."""
         if self.format == "netcdf" and self._store.is_dir():
             shutil.rmtree(self._store)
-        _progress_path(self.path).unlink(missing_ok=True)
-
-
-class _Progress:
-    """An append-only list of JSON lines, locked while a writer lives; a torn last line counts as not written."""
-
-    def __init__(self, path: Path, target: Path) -> None:
-        self.path = path
-        try:
-            self._file = path.open("a+")
-        except OSError as error:
-            raise ResourceError(f"cannot write into the output folder: {error.strerror}", where=str(path.parent),
-                                fix="choose another --out, or make the folder writable") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # any other: a file system without locks, which has to do without
-                self._file.close()
-                raise ConfigError("another process is writing this forecast", where=str(target), fix="wait, or choose another --out") from error
-
-    def read(self) -> list[dict[str, Any]]:
-        return _read_progress(self.path)
-
-    def append(self, line: dict[str, Any]) -> None:
-        text = self.path.read_text()
-        if text and not text.endswith("\n"):
-            self._file.truncate(text.rfind("\n") + 1)
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-        if self.path.exists() and self.path.stat().st_size == 0:
-            self.path.unlink()
-
-
-def _progress_path(path: Path) -> Path:
-    return path.with_name(path.name + ".progress.jsonl")
-
-
-def _read_progress(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text().splitlines(keepends=True):
-        try:
-            line = json.loads(text) if text.endswith("\n") else None
-        except json.JSONDecodeError:
-            line = None
-        if not isinstance(line, dict):
-            break
-        lines.append(line)
-    return lines
+        remove_progress(progress_path(self.path))
 
 
 def _format_of(path: Path, asked: Format | None) -> Format:

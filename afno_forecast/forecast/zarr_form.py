@@ -45,34 +45,34 @@ class ChunkFiles:
         self._shape = array.chunks
         self._version = array.metadata.zarr_format
 
-    def path(self, init_index: int, lead_index: int) -> Path:
-        """Where a chunk is."""
-        return self._folder / str(self._metadata.encode_chunk_key((init_index, lead_index, *(0,) * (len(self._shape) - 2))))
+    def path(self, index: tuple[int, ...]) -> Path:
+        """Where a chunk is; `index` on the leading dimensions."""
+        return self._folder / str(self._metadata.encode_chunk_key((*index, *(0,) * (len(self._shape) - len(index)))))
 
-    def write(self, init_index: int, lead_index: int, values: NDArray[np.float32]) -> None:
+    def write(self, index: tuple[int, ...], values: NDArray[np.float32]) -> None:
         """Write one map, all its levels. Raises OSError."""
         data = np.ascontiguousarray(values, dtype="<f4")
         raw = bytes(_ZSTD.encode(_SHUFFLE.encode(data))) if self._version == 2 else bytes(_BLOSC.encode(data))
         if self._version == 3:
             raw += int(google_crc32c.value(raw)).to_bytes(4, "little")
-        path = self.path(init_index, lead_index)
+        path = self.path(index)
         draft = path.with_name(f"{path.name}.partial")
         try:
             draft.write_bytes(raw)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_bytes(raw)
         draft.replace(path)
 
-    def read(self, init_index: int, lead_index: int) -> NDArray[np.float32]:
+    def read(self, index: tuple[int, ...]) -> NDArray[np.float32]:
         """Read one of a v2 store back. Raises OSError when it is lost or damaged; a damaged one is removed, so that it is written again."""
-        path = self.path(init_index, lead_index)
+        path = self.path(index)
         try:
             data = _SHUFFLE.decode(_ZSTD.decode(path.read_bytes()))
         except RuntimeError as error:
             path.unlink()
             raise OSError(errno.EIO, "what was written before is damaged") from error
-        return np.frombuffer(data, dtype="<f4").reshape(self._shape[2:])
+        return np.frombuffer(data, dtype="<f4").reshape(self._shape[len(index):])
 
 
 def open_chunks(path: Path, layout: Layout) -> dict[str, ChunkFiles]:

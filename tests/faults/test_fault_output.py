@@ -48,7 +48,7 @@ def run(path: Path, form: str | None = None, *, pause: float = 0, stop_after: in
                 writer.write(i, k, state(i, k))
                 count += 1
                 time.sleep(pause)
-            writer.finish_init(i)
+            writer.finish(i)
     return count
 
 
@@ -215,13 +215,13 @@ def test_disk_full_while_writing_keeps_what_is_done(tmp_path: Path, name: str, f
                "import afno_forecast.errors as errors\n"
                f"writer = steps.make_writer(Path({str(path)!r}), form={form!r})\n"
                "for k in range(steps.NUM_LEADS): writer.write(0, k, steps.state(0, k))\n"
-               "writer.finish_init(0)\n"
+               "writer.finish(0)\n"
                "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
                "try:\n    writer.write(1, 0, steps.state(1, 0))\n"
                "except errors.ResourceError as error:\n    print(error)\n    sys.exit(error.exit_code)\n")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stderr
-    assert "writing failed" in done.stdout and "bytes" in done.stdout and "1 of 6 init times are kept" in done.stdout
+    assert "writing failed" in done.stdout and "bytes" in done.stdout and "1 of 6 forecasts are kept" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 3
     assert run(path, form) == (NUM_INITS - 1) * NUM_LEADS
     assert content(path) == content(tmp_path / name)

@@ -50,7 +50,7 @@ def write(path: Path, data: np.ndarray, *, orientation: Orientation | BoxGrid = 
         for i in range(len(inits)):
             for k in range(len(leads)):
                 writer.write(i, k, data[i, k])
-            writer.finish_init(i)
+            writer.finish(i)
     return path
 
 

@@ -78,7 +78,7 @@ def write(path: Path, fields: np.ndarray, inits: np.ndarray, leads: np.ndarray, 
         for i, k in np.ndindex(len(inits), len(leads)):
             writer.write(i, k, fields[i, k])
             if k + 1 == len(leads):
-                writer.finish_init(i)
+                writer.finish(i)
     return path
 
 
