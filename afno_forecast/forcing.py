@@ -94,6 +94,19 @@ FORCINGS: dict[str, Field] = {
 }
 
 
+def static_scales(static: Mapping[str, NDArray[np.float32]], grid: Grid) -> dict[str, tuple[float, float]]:
+    """Area mean and standard deviation of static fields (H, W); name -> (mean, std). Raises DataError for a field that is not finite."""
+    area = grid.area_weights() / grid.area_weights().sum()
+    scales = {}
+    for name, values in static.items():
+        field = np.asarray(values, dtype=np.float64)
+        if field.shape != grid.shape or not np.isfinite(field).all():
+            raise DataError(f"static field '{name}' has shape {field.shape} or missing values, wanted {grid.shape}")
+        mean = (area * field).sum()
+        scales[name] = (float(mean), float(np.sqrt((area * (field - mean) ** 2).sum())))
+    return scales
+
+
 class Forcing(nn.Module):
     """The forcing channels of a forecaster: static fields first, then the computed ones, in the order given.
 
@@ -103,13 +116,15 @@ class Forcing(nn.Module):
         grid: where.
         calendar: of the instants handed to `forward`.
         time_step: seconds, over which radiation is averaged unless `forward` is told otherwise.
+        scales: mean and standard deviation to standardise static fields by, of the grid that a network was trained on; None takes this grid's.
 
     Raises ConfigError for an unknown name, or a name without meaning on a box; DataError for a static field that is not finite.
     """
 
     static_SHW: Tensor
 
-    def __init__(self, names: Sequence[str], static: Mapping[str, NDArray[np.float32]], grid: Grid, *, calendar: str, time_step: int) -> None:
+    def __init__(self, names: Sequence[str], static: Mapping[str, NDArray[np.float32]], grid: Grid, *, calendar: str, time_step: int,
+                 scales: Mapping[str, tuple[float, float]] | None = None) -> None:
         super().__init__()
         unknown = [n for n in names if n not in FORCINGS]
         if unknown:
@@ -121,15 +136,9 @@ class Forcing(nn.Module):
         self.grid = grid
         self.calendar = calendar
         self.time_step = time_step
-        area = grid.area_weights() / grid.area_weights().sum()
-        fields = []
-        for name, values in static.items():
-            field = np.asarray(values, dtype=np.float64)
-            if field.shape != grid.shape or not np.isfinite(field).all():
-                raise DataError(f"static field '{name}' has shape {field.shape} or missing values, wanted {grid.shape}")
-            mean = (area * field).sum()
-            spread = np.sqrt((area * (field - mean) ** 2).sum())
-            fields.append((field - mean) / spread if spread > 0 else field - mean)
+        own = static_scales(static, grid)
+        scales = own if scales is None else scales
+        fields = [(values.astype(np.float64) - scales[name][0]) / (scales[name][1] or 1) for name, values in static.items()]
         stacked = np.stack(fields) if fields else np.zeros((0, *grid.shape))
         self.register_buffer("static_SHW", torch.from_numpy(stacked).float(), persistent=False)
 

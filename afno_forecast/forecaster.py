@@ -168,6 +168,7 @@ class ModelInputs:
         static: name -> field (H, W), in the model's order.
         attrs: where the data come from (title, institution, source, license, statistics period).
         longer: the model's other steps, ascending: seconds -> standard deviation of the change over it, shape (C,).
+        static_scales: mean and standard deviation of the training's static fields, on another grid than the training's; None takes this one's.
     """
 
     channels: ChannelSet
@@ -180,6 +181,7 @@ class ModelInputs:
     static: Mapping[str, NDArray[np.float32]]
     attrs: Mapping[str, str] = field(default_factory=dict)
     longer: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    static_scales: Mapping[str, tuple[float, float]] | None = None
 
     @property
     def time_steps(self) -> tuple[int, ...]:
@@ -203,7 +205,7 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
     if missing:
         raise ConfigError(f"no static field {', '.join(missing)}; there are {', '.join(inputs.static) or 'none'}", where="model.static")
     forcing = Forcing(config.forcings, {name: inputs.static[name] for name in config.static}, inputs.grid, calendar=inputs.calendar,
-                      time_step=inputs.time_step)
+                      time_step=inputs.time_step, scales=inputs.static_scales)
     steps = time_steps_of(config, inputs.time_step)
     if steps != inputs.time_steps:
         raise ConfigError(f"the model is to step {', '.join(map(format_duration, steps))}; the statistics are for "

@@ -11,17 +11,19 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from . import __version__
 from .channels import Channel, ChannelSet
 from .documents import load_document, printable
 from .errors import CheckpointError
-from .grid import LatLonGrid, grid_from_dict
+from .grid import Grid, LatLonGrid, grid_from_dict
 from .times import format_duration
 
 if TYPE_CHECKING:
@@ -198,20 +200,30 @@ def _recover(folder: Path) -> None:
             return
 
 
-def load(folder: Path) -> Forecaster:
+def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None = None) -> Forecaster:
     """The forecaster of a model folder, ready to step, after every file's hash was checked.
 
-    Raises CheckpointError when a file is missing, altered or does not fit the network.
+    Args:
+        folder: of the model.
+        on: another grid than the training's, with the static fields (H, W) there by name; they are standardised as the training's were.
+
+    Raises:
+        CheckpointError: a file is missing, altered or does not fit the network.
+        ConfigError: the network does not run on the other grid.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from .forcing import static_scales
     from .forecaster import build_forecaster
 
     folder = Path(folder)
     _recover(folder)
     check_manifest(folder, FILES)
-    forecaster = build_forecaster(read_model_config(folder), read_inputs(folder))
+    config, inputs = read_model_config(folder), read_inputs(folder)
+    if on is not None:
+        inputs = replace(inputs, grid=on[0], static=on[1], static_scales=static_scales(inputs.static, inputs.grid))
+    forecaster = build_forecaster(config, inputs)
     try:
         weights = load_file(str(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:

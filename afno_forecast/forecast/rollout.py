@@ -49,7 +49,8 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         time_steps: which of the forecaster's steps to take, seconds, ascending; all by default.
 
     Yields:
-        a `State` for each multiple of the shortest step, in order of lead time.
+        a `State` for each multiple of the shortest step, in order of lead time; where gradients are off, its fields may be changed in place
+            before the next one is asked for.
 
     Raises:
         DataError: the history's length or the number of init times does not fit.
@@ -71,10 +72,10 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         begin = lead - length
         past_BTCHW = histories[begin]
         state_BCHW = forecaster(past_BTCHW, forecaster.forcing(start_seconds + begin * unit, length * unit), length * unit)
+        yield State(lead, lead * unit, start_seconds + lead * unit, state_BCHW)
         histories[lead] = torch.cat([past_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
         del past_BTCHW
         histories = {at: history for at, history in histories.items() if _is_read_after(lead, at, ratios)}
-        yield State(lead, lead * unit, start_seconds + lead * unit, state_BCHW)
 
 
 def last_step(lead: int, ratios: Sequence[int]) -> int:

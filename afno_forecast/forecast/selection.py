@@ -104,35 +104,34 @@ class Crop:
         return maps[..., first[:, None], second[None, :]]
 
 
-def select_leads(lead_time: int | None, time_step: int, *, leads: Sequence[int] = (), every: int | None = None) -> tuple[int, ...]:
+def select_leads(lead_time: int, time_step: int, *, leads: Sequence[int] = (), every: int | None = None) -> tuple[int, ...]:
     """Model steps whose states are kept, ascending.
 
     Args:
-        lead_time: how far, seconds; None takes the longest of `leads`.
+        lead_time: how far, seconds.
         time_step: of the model, seconds.
         leads: lead times to keep, seconds; none for all.
         every: keep one state every so many seconds; None for every step.
 
     Raises:
-        ConfigError: no lead time, one that is not a multiple of the time step, or one beyond the last.
+        ConfigError: a lead time that is not a multiple of the time step, or one beyond the last.
     """
-    if lead_time is None and not leads:
-        raise ConfigError("no lead time is given", where="--lead-time", fix="add --lead-time 10d, or --leads 24h,72h,120h")
     if leads and every is not None:
         raise ConfigError("--leads and --output-every contradict each other", fix="leave one of them out")
-    last = max(leads) if lead_time is None else lead_time
-    for option, values in (("--lead-time", [last]), ("--leads", list(leads)), ("--output-every", [] if every is None else [every])):
+    for option, values in (("--lead-time", [lead_time]), ("--leads", list(leads)), ("--output-every", [] if every is None else [every])):
         for seconds in values:
-            _require_whole_steps(seconds, time_step, option)
-    if last < max(leads, default=0) or last < (every or 0):
-        raise ConfigError(f"the forecast ends at {format_duration(last)}, before {format_duration(max(*leads, every or 0))}", where="--lead-time",
-                          fix=f"use --lead-time {format_duration(max(*leads, every or 0))}")
+            require_whole_steps(seconds, time_step, option)
+    farthest = max((every or 0, *leads))
+    if lead_time < farthest:
+        raise ConfigError(f"the forecast ends at {format_duration(lead_time)}, before {format_duration(farthest)}", where="--lead-time",
+                          fix=f"use --lead-time {format_duration(farthest)}")
     step = time_step if every is None else every
-    wanted = sorted(set(leads)) if leads else range(step, last + 1, step)
+    wanted = sorted(set(leads)) if leads else range(step, lead_time + 1, step)
     return tuple(seconds // time_step for seconds in wanted)
 
 
-def _require_whole_steps(seconds: int, time_step: int, option: str) -> None:
+def require_whole_steps(seconds: int, time_step: int, option: str) -> None:
+    """Raise ConfigError naming the option and the nearest whole number of steps."""
     if seconds <= 0 or seconds % time_step:
         nearest_seconds = max(1, seconds // time_step) * time_step
         raise ConfigError(f"a lead time of {format_duration(seconds)} is not a multiple of the model's step of {format_duration(time_step)}",

@@ -15,8 +15,9 @@ from afno_forecast import model_folder
 from afno_forecast.data.states import open_states
 from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError, DivergenceError, ForecastError, Stopped
+from afno_forecast.forecast.initial import history_rows
 from afno_forecast.forecast.output import ForecastWriter
-from afno_forecast.forecast.produce import history_rows, produce_forecast
+from afno_forecast.forecast.produce import produce_forecast
 from afno_forecast.times import format_duration, format_instant
 
 INIT, LEAD = "2001-01-20T06", 3 * 86400

@@ -1,0 +1,236 @@
+"""Models and analyses, checked and ready to step: forecasts from many init times, of many members, in batches.
+
+    from afno_forecast.forecast import open_session
+
+    for state in open_session("model", "weather.nc", init="last", lead_time="10d"):
+        print(state.lead_time, state.to_xarray()["2m_temperature"].mean().item())
+"""
+
+# B batch (init and member), T history, C channel, H latitude row, W longitude column
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import model_folder
+from ..data.states import States, open_states
+from ..errors import ConfigError, DataError, DivergenceError
+from ..forecaster import Forecaster
+from ..times import format_duration, format_instant, parse_duration
+from .hooks import ForecastState
+from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits
+from .perturb import Perturbation, make_histories
+from .rollout import rollout
+from .selection import require_whole_steps
+
+Pairs = list[tuple[int, int]]  # (init index, member), both from 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Forecasts stepped together, all of one model."""
+
+    model: int
+    forecasts: tuple[tuple[int, int], ...]
+
+
+def plan_batches(num_inits: int, num_members: int, batch_size: int, num_models: int = 1) -> list[list[Batch]]:
+    """All forecasts, cut into batches of at most `batch_size`; one list for each group of init times, with all their members.
+
+    The cut depends on these four numbers alone, never on what is finished or on who computes it, so that the result is the same to the last bit.
+    Member m belongs to model m modulo `num_models`.
+    """
+    members = [range(k, num_members, num_models) for k in range(num_models)]
+    together = max(1, batch_size // max(len(m) for m in members))
+    clusters = []
+    for first in range(0, num_inits, together):
+        cluster = []
+        for model, mine in enumerate(members):
+            forecasts = [(i, m) for i in range(first, min(first + together, num_inits)) for m in mine]
+            cluster += [Batch(model, tuple(forecasts[k:k + batch_size])) for k in range(0, len(forecasts), batch_size)]
+        clusters.append(cluster)
+    return clusters
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What is needed to step. Iterating gives every state of every forecast, batch after batch, each in order of lead time.
+
+    Args:
+        forecasters: one a model folder, on the device.
+        states: analyses.
+        inits: init times, ascending, seconds since 1970; shape (I,).
+        num_steps: model steps of each forecast.
+        members: how many from each init time; None for one, unperturbed, without a number.
+        perturbation: how members differ; None where the models do.
+        batch_size: forecasts stepped together.
+        identity: hash of the models, of all states they start from, and of how.
+        names: of the models.
+    """
+
+    forecasters: tuple[Forecaster, ...]
+    states: States
+    inits: NDArray[np.int64]
+    num_steps: int
+    members: int | None
+    perturbation: Perturbation | None
+    batch_size: int
+    identity: str
+    names: tuple[str, ...]
+
+    @property
+    def num_members(self) -> int:
+        """Forecasts from each init time."""
+        return self.members or 1
+
+    @property
+    def forecaster(self) -> Forecaster:
+        """The first model; all have its channels, grid and step."""
+        return self.forecasters[0]
+
+    def clusters(self) -> list[list[Batch]]:
+        """All batches, those of the same init times together; see `plan_batches`."""
+        return plan_batches(len(self.inits), self.num_members, self.batch_size, len(self.forecasters))
+
+    def __iter__(self) -> Iterator[ForecastState]:
+        for cluster in self.clusters():
+            for batch in cluster:
+                yield from self.roll(batch)
+
+    def roll(self, batch: Batch) -> Iterator[ForecastState]:
+        """Step one batch. Raises DivergenceError naming channel, lead, init time and member when a state is not finite."""
+        forecaster = self.forecasters[batch.model]
+        indices, members = np.asarray(batch.forecasts, dtype=np.int64).T
+        init_seconds = self.inits[indices]
+        with torch.inference_mode():
+            history = self._history(forecaster, init_seconds, members)
+            steps = rollout(forecaster, history, init_seconds, self.num_steps)
+            del history
+        while True:
+            with torch.inference_mode():  # not across the yield: it would stay on in the caller
+                state = next(steps, None)
+                if state is None:
+                    return
+                if not bool(torch.isfinite(state.fields_BCHW).all()):
+                    raise self._divergence(state.fields_BCHW, state.lead_seconds, init_seconds, members)
+            yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, state.fields_BCHW,
+                                forecaster.channels, forecaster.grid, forecaster.calendar)
+
+    def _history(self, forecaster: Forecaster, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> Tensor:
+        if self.perturbation is None:
+            return self._analyses(forecaster, init_seconds)
+        return make_histories(self.perturbation, forecaster, lambda s: self._analyses(forecaster, s), init_seconds, members)
+
+    def _analyses(self, forecaster: Forecaster, init_seconds: NDArray[np.int64]) -> Tensor:
+        """Analyses before and at init times, each read once; (B, T, C, H, W)."""
+        rows_BT = history_rows(self.states, init_seconds, history=forecaster.history, time_step=forecaster.time_step)
+        rows, places = np.unique(rows_BT, return_inverse=True)
+        return torch.from_numpy(self.states.read(rows)[places.reshape(rows_BT.shape)]).to(forecaster.area_weights_HW.device)
+
+    def _divergence(self, fields_BCHW: Tensor, lead_seconds: int, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> DivergenceError:
+        bad_BC = ~torch.isfinite(fields_BCHW).all(dim=-1).all(dim=-1).cpu()
+        row, channel = (int(i) for i in bad_BC.nonzero()[0])
+        before = lead_seconds - self.forecaster.time_step
+        member = "" if self.members is None else f", member {members[row] + 1}"
+        init = format_instant(int(init_seconds[row]), self.forecaster.calendar)
+        return DivergenceError(f"the forecast diverged: {self.forecaster.channels.shorts[channel]} is not finite at lead "
+                               f"{format_duration(lead_seconds)}", where=f"init {init}{member}",
+                               fix=f"{f'leads up to {format_duration(before)}' if before else 'no leads'} are kept; use a shorter --lead-time")
+
+
+def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, init: str, lead_time: int | str, members: int | None = None,
+                 perturbation: Perturbation | None = None, batch_size: int = 8, other_grid: bool = False,
+                 echo: Callable[[str], None] = lambda text: None) -> Session:
+    """Load models, open analyses, and check everything that can be checked before the first step.
+
+    Args:
+        model: model folder, or several of the same channels, grid and step: member m is stepped by the (m modulo their number)-th.
+        data: training store, or any source `open_source` reads.
+        init: first, last, ISO date, or START/END/STEP.
+        lead_time: seconds or text such as 10d; a multiple of the model's step.
+        members: forecasts from each init time, numbered from 1; None for one without a number (one of each model, when there are several).
+        perturbation: how members of the same model differ.
+        batch_size: forecasts stepped together; memory grows with it, the result does not depend on it beyond rounding.
+        other_grid: run on the data's grid where it is not the training's.
+        echo: prints a line; notes come through it.
+
+    Raises:
+        CheckpointError, DataError, ConfigError: see errors.py.
+    """
+    folders = [Path(model)] if isinstance(model, str | Path) else [Path(m) for m in model]
+    members = len(folders) if members is None and len(folders) > 1 else members
+    _require_difference(members, len(folders), perturbation)
+    forecasters = [model_folder.load(folder) for folder in folders]
+    _require_alike(forecasters, folders)
+    first = forecasters[0]
+    seconds = parse_duration(lead_time) if isinstance(lead_time, str) else lead_time
+    require_whole_steps(seconds, first.time_step, "--lead-time")
+    paths = Path(data) if isinstance(data, str) else data
+    states = open_states(paths, first.channels)
+    for note in states.notes:
+        echo(f"note: {note}")
+    if other_grid and not first.grid.matches(states.grid):
+        forecasters = [load_on_other_grid(folder, paths, states, echo) for folder in folders]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for forecaster in forecasters:
+        require_fit(forecaster, states)
+        forecaster.to(device)
+    inits = select_inits(init, states, history=max(f.history for f in forecasters), time_step=first.time_step)
+    rows = _all_rows(forecasters, states, inits, perturbation, members or 1)
+    manifests = [json.loads((folder / model_folder.MANIFEST).read_text())["files"] for folder in folders]
+    facts = [manifests, check_states(forecasters[0], states, rows, echo), inits.tolist(), members, repr(perturbation)]
+    return Session(tuple(forecasters), states, inits, seconds // first.time_step, members, perturbation, batch_size,
+                   sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), tuple(_model_name(folder) for folder in folders))
+
+
+def _require_difference(members: int | None, num_models: int, perturbation: Perturbation | None) -> None:
+    if members is not None and members < num_models:
+        raise ConfigError(f"{num_models} models make at least as many members, not {members}", where="--members", fix=f"use --members {num_models}")
+    if perturbation is None and (members or 1) > num_models:
+        raise ConfigError(f"{members} members of {num_models} model{'s' * (num_models > 1)} would be copies of each other", where="--members",
+                          fix="add --perturb correlated, bred, white or lagged")
+    if perturbation is not None and members is None:
+        raise ConfigError("a perturbation makes members, and their number is not given", where="--perturb", fix="add --members 10")
+
+
+def _require_alike(forecasters: Sequence[Forecaster], folders: Sequence[Path]) -> None:
+    """Raise ConfigError unless all models have the first one's channels, grid, step and calendar."""
+    first = forecasters[0]
+    for forecaster, folder in zip(forecasters[1:], folders[1:], strict=True):
+        same = {"channels": forecaster.channels == first.channels, "grid": forecaster.grid.matches(first.grid),
+                "time step": forecaster.time_step == first.time_step, "calendar": forecaster.calendar == first.calendar}
+        if not all(same.values()):
+            different = ", ".join(name for name, equal in same.items() if not equal)
+            raise ConfigError(f"the models have another {different}: they cannot be members of one ensemble", where=f"{folders[0]}, {folder}",
+                              fix="forecast with each on its own")
+
+
+def _all_rows(forecasters: Sequence[Forecaster], states: States, inits: NDArray[np.int64], perturbation: Perturbation | None,
+              num_members: int) -> NDArray[np.int64]:
+    """Positions of every state that is read. Raises DataError when one is not there."""
+    history, step = max(f.history for f in forecasters), forecasters[0].time_step
+    rows = [history_rows(states, inits, history=history, time_step=step).ravel()]
+    earlier = np.zeros(0, dtype=np.int64) if perturbation is None else perturbation.earlier_starts(inits, num_members, step)
+    absent = earlier[~np.isin(earlier, states.times.seconds)]
+    if len(absent) and perturbation is not None:
+        shown = ", ".join(format_instant(int(s), states.times.calendar) for s in absent[:3]) + " and more" * (len(absent) > 3)
+        reach = format_duration(int(inits[0] - earlier[0]))
+        raise DataError(f"{perturbation.method} members need analyses before the init times: {shown} are not in the data", where=states.where,
+                        fix=f"use an init with all analyses of {reach} before it, or another --perturb")
+    if len(earlier):
+        rows.append(history_rows(states, earlier, history=history, time_step=step).ravel())
+    return np.unique(np.concatenate(rows))
+
+
+def _model_name(model: Path) -> str:
+    title = (Path(model) / model_folder.CARD).read_text().splitlines()[:1]
+    return title[0].removeprefix("# ").strip() if title else Path(model).name
