@@ -13,6 +13,7 @@ from .cli_data import data
 from .cli_exit import Guard, say
 from .cli_options import PATH, GridSize, NamesList
 from .cli_plot import plot
+from .cli_rollout import rollout
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -117,28 +118,6 @@ def convert(checkpoint: Path, out: Path, channels: tuple[str, ...], means: Path,
 
 
 @cli.command()
-@click.argument("model", type=PATH)
-@click.option("--data", "sources", type=PATH, required=True, multiple=True, help="Training store, or files that hold the initial states; repeatable.")
-@click.option("--init", required=True, metavar="TIME", help="first, last, 2020-01-01T00, or START/END/STEP (2020-01-01/2020-01-31/12h).")
-@click.option("--lead-time", required=True, metavar="DURATION", help="How far to forecast: 10d, 36h.")
-@click.option("--out", type=PATH, required=True, help="Forecast file: .zarr or .nc.")
-@click.option("--format", "file_format", type=click.Choice(["zarr2", "zarr3", "netcdf"]), help="Instead of what the suffix of --out says.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Start times stepped together.")
-def rollout(model: Path, sources: tuple[Path, ...], init: str, lead_time: str, out: Path, file_format: str | None, batch_size: int) -> None:
-    """Forecast from analyses.
-
-    The forecast is written while the model runs; interrupted, the same command continues it.
-    """
-    from .forecast.produce import produce_forecast
-    from .times import parse_duration
-
-    seconds = parse_duration(lead_time)
-    data_paths = sources[0] if len(sources) == 1 else sources
-    produce_forecast(model, data_paths, init=init, lead_time=seconds, out=out, format=file_format, batch_size=batch_size, echo=say)  # type: ignore[arg-type]
-    say(f"forecast: {out}")
-
-
-@cli.command()
 @click.argument("forecast", type=PATH)
 @click.option("--truth", "truths", type=PATH, required=True, multiple=True, help="Training store, or files of analyses; repeatable.")
 @click.option("--out", type=PATH, required=True, help="Score file, .nc; a .csv is written beside it. A folder: named as WeatherBench does.")
@@ -213,3 +192,4 @@ def _load(path: Path, overrides: tuple[str, ...]) -> Experiment:
 
 cli.add_command(data)
 cli.add_command(plot)
+cli.add_command(rollout)

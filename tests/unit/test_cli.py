@@ -148,7 +148,7 @@ def test_a_reader_that_went_away_is_no_bug():
 @pytest.mark.parametrize(("arguments", "words"), [
     (("pplot",), "Did you mean 'plot'?"), (("data", "inspct", "x"), "Did you mean 'inspect'?"),
     (("plot", "map", "x", "--variabel", "z500"), "--variable"),
-    (("rollout", "m", "--data", "s", "--init", "first", "--out", "x"), "Missing option '--lead-time'"),
+    (("rollout", "m", "--data", "s", "--init", "first", "--out", "x"), "no lead time is given"),
     (("rollout", "m", "--batch-size", "0"), "--batch-size"), (("launch",), "No such command 'launch'"),
     (("plot", "map", "x", "--variable", "z500", "--out", "a.png", "--region", "1/2"), "is not W/E/S/N"),
     (("plot", "map", "x", "--variable", "z500", "--out", "a.png", "--wind", "--barbs"), "choose one"),
@@ -179,13 +179,34 @@ def test_train_hands_the_overrides_on(program, stand_in):
 
 @pytest.mark.parametrize(("given", "wanted"), [((), 8), (("--batch-size", "3"), 3)])
 def test_rollout_hands_seconds_and_paths_on(program, stand_in, given: tuple[str, ...], wanted: int):
+    from afno_forecast.forecast.produce import Options
+
     calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"))
     code, out, _ = program("rollout", "m", "--data", "a.nc", "--data", "b.nc", "--init", "last", "--lead-time", "1d12h", "--out", "fc.zarr", *given)
     assert code == 0 and out == "forecast: fc.zarr\n"
     _, (model, data), options = calls[0]
     assert (model, data) == (Path("m"), (Path("a.nc"), Path("b.nc")))
     assert callable(options.pop("echo"))
+    assert options.pop("options") == Options()
     assert options == {"init": "last", "lead_time": 129600, "out": Path("fc.zarr"), "format": None, "batch_size": wanted}
+
+
+def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in):
+    from afno_forecast.forecast.perturb import Perturbation
+    from afno_forecast.forecast.produce import Options
+    from afno_forecast.forecast.selection import Selection
+
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"))
+    code, _, err = program("rollout", "a", "b", "--data", "a.nc", "--init", "last", "--leads", "1d,5d", "--out", "fc.zarr", "--members", "6",
+                           "--perturb", "bred", "--seed", "4", "--amplitude", "0.5", "--length-scale", "800", "--breeding-cycles", "3",
+                           "--variables", "z500,t2m", "--levels", "500,850", "--region", "-30/60/30/75", "--other-grid")
+    assert (code, err) == (0, "")
+    _, (models, _), given = calls[0]
+    assert models == (Path("a"), Path("b")) and given["lead_time"] is None
+    assert given["options"] == Options(6, Perturbation("bred", 0.5, 4, 800, 3), True, (86400, 432000), None,
+                                       Selection(("z500", "t2m"), (500, 850), (-30.0, 60.0, 30.0, 75.0)))
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "fc.zarr", "--seed", "4")
+    assert code == 2 and "--seed does nothing without --perturb" in err
 
 
 def test_a_lead_time_that_is_none_is_a_usage_error(program, stand_in):

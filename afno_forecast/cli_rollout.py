@@ -1,0 +1,78 @@
+"""The command `afno-forecast rollout`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_exit import say
+from .cli_options import PATH, NamesList, Numbers
+
+if TYPE_CHECKING:
+    from .forecast.perturb import Perturbation
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=PATH, metavar="MODEL...")
+@click.option("--data", "sources", type=PATH, required=True, multiple=True, help="Training store, or files that hold the initial states; repeatable.")
+@click.option("--init", required=True, metavar="TIME", help="first, last, 2020-01-01T00, or START/END/STEP (2020-01-01/2020-01-31/12h).")
+@click.option("--lead-time", metavar="DURATION", help="How far to forecast: 10d, 36h. [default: the longest of --leads]")
+@click.option("--out", type=PATH, required=True, help="Forecast file: .zarr or .nc.")
+@click.option("--format", "file_format", type=click.Choice(["zarr2", "zarr3", "netcdf"]), help="Instead of what the suffix of --out says.")
+@click.option("--batch-size", "--batch", type=click.IntRange(1), default=8, show_default=True, help="Forecasts stepped together.")
+@click.option("--leads", type=NamesList(), help="Lead times to keep: 24h,72h,5d. [default: all]")
+@click.option("--output-every", metavar="DURATION", help="Keep one state every so often: 12h.")
+@click.option("--variables", type=NamesList(), help="What to keep: z500,t2m,temperature. [default: all]")
+@click.option("--levels", type=NamesList(), help="Levels to keep, hPa, of variables named without one: 500,850. [default: all]")
+@click.option("--region", type=Numbers("W/E/S/N"), help="Part of the map to keep, in degrees: -30/60/30/75.")
+@click.option("--members", type=click.IntRange(1), help="Forecasts from each init time. Several MODELs take turns.")
+@click.option("--perturb", type=click.Choice(["white", "correlated", "bred", "lagged"]), help="How members differ: noise in every cell; "
+              "random fields on the sphere; bred vectors of the model; earlier starts.")
+@click.option("--amplitude", type=click.FloatRange(0), help="Of perturbations, in standard deviations of a model step's change. [default: 0.3]")
+@click.option("--seed", type=click.IntRange(0), help="Of perturbations; members depend on it, not on batch or processes. [default: 0]")
+@click.option("--length-scale", type=click.FloatRange(1), metavar="KM", help="Of correlated fields. [default: 1000]")
+@click.option("--breeding-cycles", type=click.IntRange(1, 1000), help="Model steps of breeding before the init time. [default: 8]")
+@click.option("--lag", metavar="DURATION", help="Between the starts of lagged members. [default: the model's step]")
+@click.option("--other-grid", is_flag=True, help="Step the network on the data's own grid where it is not the training's.")
+def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead_time: str | None, out: Path, file_format: Any, batch_size: int,
+            leads: tuple[str, ...] | None, output_every: str | None, variables: tuple[str, ...] | None, levels: tuple[str, ...] | None,
+            region: Any, members: int | None, other_grid: bool, **perturb: Any) -> None:
+    """Forecast from analyses.
+
+    The forecast is written while the model runs; interrupted, the same command continues it. Under `torchrun --nproc-per-node 2 -m
+    afno_forecast.cli rollout ...` the processes share the work and write one file.
+    """
+    from .forecast.produce import Options, produce_forecast
+    from .forecast.progress import Share
+    from .forecast.selection import Selection
+    from .times import parse_duration
+
+    options = Options(members, _perturbation(**perturb), other_grid, tuple(parse_duration(text) for text in leads or ()),
+                      None if output_every is None else parse_duration(output_every), Selection(variables, _whole(levels), region),
+                      Share.from_environment())
+    seconds = None if lead_time is None else parse_duration(lead_time)
+    produce_forecast(models[0] if len(models) == 1 else models, sources[0] if len(sources) == 1 else sources, init=init, lead_time=seconds, out=out,
+                     format=file_format, batch_size=batch_size, options=options, echo=say)
+    say(f"forecast: {out}")
+
+
+def _perturbation(perturb: Any, lag: str | None, **given: Any) -> Perturbation | None:
+    """What the options say. Raises UsageError for an option that has no effect without --perturb."""
+    from .forecast.perturb import Perturbation
+    from .times import parse_duration
+
+    chosen = {name: value for name, value in {**given, "lag": None if lag is None else parse_duration(lag)}.items() if value is not None}
+    if perturb is None:
+        if chosen:
+            raise click.UsageError(f"--{next(iter(chosen)).replace('_', '-')} does nothing without --perturb; add --perturb correlated")
+        return None
+    names = {"length_scale": "length_km", "breeding_cycles": "cycles"}
+    return Perturbation(perturb, **{names.get(name, name): value for name, value in chosen.items()})
+
+
+def _whole(levels: tuple[str, ...] | None) -> tuple[int, ...] | None:
+    wrong = [text for text in levels or () if not (text.isascii() and text.isdecimal())]
+    if wrong:
+        raise click.UsageError(f"'{wrong[0]}' is not a level; write whole hPa with commas, for example --levels 500,850")
+    return None if levels is None else tuple(int(text) for text in levels)
