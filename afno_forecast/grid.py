@@ -67,6 +67,11 @@ class LatLonGrid:
         return len(self.latitude), len(self.longitude)
 
     @property
+    def axes(self) -> dict[str, Float]:
+        """Coordinates by the name of their dimension, rows first."""
+        return {"latitude": self.latitude, "longitude": self.longitude}
+
+    @property
     def periodic(self) -> bool:
         """Whether the columns go round the globe with equal spacing."""
         step = 360 / len(self.longitude)
@@ -136,17 +141,21 @@ class LatLonGrid:
 
 @dataclass(frozen=True, eq=False)
 class BoxGrid:
-    """A flat box of equal cells for PDEs, periodic in both directions or in none.
+    """A flat box of equal cells for PDEs: periodic in both directions, in x alone (a channel between walls), or in none.
+
+    It is its own canonical order.
 
     Args:
         y: row coordinates, equally spaced, ascending; shape (H,).
         x: column coordinates, equally spaced, ascending; shape (W,).
-        wraps: whether both directions are periodic.
+        wraps: whether the columns are periodic.
+        rows_wrap: whether the rows are too; without effect where the columns are not.
     """
 
     y: Float
     x: Float
     wraps: bool = True
+    rows_wrap: bool = True
 
     def __post_init__(self) -> None:
         for name in ("y", "x"):
@@ -162,6 +171,28 @@ class BoxGrid:
         return len(self.y), len(self.x)
 
     @property
+    def axes(self) -> dict[str, Float]:
+        """Coordinates by the name of their dimension, rows first."""
+        return {"y": self.y, "x": self.x}
+
+    @property
+    def is_canonical(self) -> bool:
+        """True: a box has one order."""
+        return True
+
+    def grid(self) -> BoxGrid:
+        """Itself."""
+        return self
+
+    def to_canonical(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array as it is."""
+        return array
+
+    def from_canonical(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array as it is."""
+        return array
+
+    @property
     def periodic(self) -> bool:
         """Whether the columns wrap."""
         return self.wraps
@@ -169,7 +200,9 @@ class BoxGrid:
     @property
     def boundary(self) -> Boundary:
         """How a network continues the grid over its edges."""
-        return "periodic" if self.wraps else "limited"
+        if not self.wraps:
+            return "limited"
+        return "periodic" if self.rows_wrap else "band"
 
     def cell_areas(self) -> Float:
         """Area of each cell in the square of the coordinates' unit; shape (H, W)."""
@@ -181,16 +214,17 @@ class BoxGrid:
 
     def matches(self, other: Grid) -> bool:
         """Whether both are the same box with the same boundary."""
-        return (isinstance(other, BoxGrid) and self.shape == other.shape and self.wraps == other.wraps
+        return (isinstance(other, BoxGrid) and self.shape == other.shape and self.boundary == other.boundary
                 and bool(np.allclose(self.y, other.y)) and bool(np.allclose(self.x, other.x)))
 
     def describe(self) -> str:
         """One line for messages: size, extent, boundary."""
-        return f"{self.shape[0]}x{self.shape[1]} box, y {self.y[0]:g}..{self.y[-1]:g}, x {self.x[0]:g}..{self.x[-1]:g}, {self.boundary}"
+        edges = {"periodic": "periodic", "band": "periodic in x", "limited": "not periodic"}[self.boundary]
+        return f"{self.shape[0]}x{self.shape[1]} box, y {self.y[0]:g}..{self.y[-1]:g}, x {self.x[0]:g}..{self.x[-1]:g}, {edges}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
-        return {"kind": "box", "y": self.y.tolist(), "x": self.x.tolist(), "wraps": self.wraps}
+        return {"kind": "box", "y": self.y.tolist(), "x": self.x.tolist(), "wraps": self.wraps, "rows_wrap": self.rows_wrap}
 
 
 Grid = Union[LatLonGrid, BoxGrid]
@@ -201,7 +235,7 @@ def grid_from_dict(values: dict[str, Any]) -> Grid:
     if values.get("kind") == "latlon":
         return LatLonGrid(np.asarray(values["latitude"]), np.asarray(values["longitude"]))
     if values.get("kind") == "box":
-        return BoxGrid(np.asarray(values["y"]), np.asarray(values["x"]), bool(values["wraps"]))
+        return BoxGrid(np.asarray(values["y"]), np.asarray(values["x"]), bool(values["wraps"]), bool(values.get("rows_wrap", True)))
     raise DataError(f"unknown kind of grid {values.get('kind')!r}", fix="use 'latlon' or 'box'")
 
 
@@ -261,3 +295,6 @@ class Orientation:
         order, ascending = self._columns()
         return (not self.transposed and self.latitude[0] < self.latitude[-1] and bool((order == np.arange(len(order))).all())
                 and bool(np.allclose(ascending, self.longitude)))
+
+
+Geometry = Union[Orientation, BoxGrid]  # a user's order of the horizontal axes

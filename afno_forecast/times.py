@@ -153,9 +153,18 @@ def common_step(seconds: NDArray[np.int64]) -> int:
     return int(steps[np.argmax(counts)])
 
 
-def missing_instants(seconds: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-    """The instants between first and last, every `step` seconds, that `seconds` (sorted, unique) lacks; shape (M,)."""
+def missing_instants(seconds: NDArray[np.int64], step: int, runs: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """The instants between first and last, every `step` seconds, that `seconds` lacks.
+
+    Args:
+        seconds: sorted, unique; shape (T,).
+        step: seconds.
+        runs: a number for each instant, the same in each run of the record; between two runs nothing is missing. None for one run.
+
+    Returns:
+        shape (M,).
+    """
     if len(seconds) == 0:
         return seconds
-    expected = np.arange(seconds[0], seconds[-1] + 1, step, dtype=np.int64)
-    return np.setdiff1d(expected, seconds, assume_unique=True)
+    parts = [seconds] if runs is None else np.split(seconds, np.flatnonzero(np.diff(runs)) + 1)
+    return np.concatenate([np.setdiff1d(np.arange(p[0], p[-1] + 1, step, dtype=np.int64), p, assume_unique=True) for p in parts])

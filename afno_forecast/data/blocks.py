@@ -96,8 +96,7 @@ class BlockReader:
         """States at some times; (N, C, H, W). Raises DataError for missing values and files that cannot be read."""
         positions = np.arange(len(self._source.times))[times]
         if not len(positions):
-            sizes = self._source.dataset.sizes
-            return np.empty((0, len(self._channels), int(sizes["latitude"]), int(sizes["longitude"])), np.float32)
+            return np.empty((0, len(self._channels), *self._source.grid.shape), np.float32)
 
         def date(n: int) -> str:
             return self._source.times.format(int(positions[n]))
@@ -137,8 +136,8 @@ class BlockReader:
 
 
 def _array(ds: xr.Dataset, channel: Channel) -> xr.DataArray:
-    """One channel, dims ([time], latitude, longitude)."""
+    """One channel, dims ([time], latitude, longitude) or ([time], y, x)."""
     array = ds[channel.variable]
     if channel.level is not None:
         array = array.sel(level=channel.level)
-    return array.transpose(*(("time",) if "time" in array.dims else ()), "latitude", "longitude")
+    return array.transpose(*(("time",) if "time" in array.dims else ()), ...)

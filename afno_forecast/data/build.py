@@ -35,6 +35,7 @@ from .reader import BadChunk, ChunkedArray
 from .sources import Source, open_source
 from .sources_files import small_chunk_caches
 from .sources_notes import tell
+from .sources_trajectories import FIRST_YEAR
 from .statistics import Moments, PartialStatistics, Statistics
 from .store import FORMAT_VERSION, MARK, Store, is_store
 
@@ -70,6 +71,8 @@ class BuildRecipe(Strict):
     """Mantissa bits to keep, 1 to 23; all when left out."""
     fill: dict[str, float] = Field(default_factory=dict)
     """Value for missing cells by variable, in its canonical units."""
+    boundary: Literal["periodic", "open"] | None = None
+    """How a box continues over its edges, where its files do not say."""
     absent_chunks: Literal["refuse", "fill"] = "refuse"
     """Chunks that a zarr source lacks: an error, or filled with the array's fill value because the writer left out chunks that hold only it."""
 
@@ -79,7 +82,7 @@ def run_recipe(recipe: BuildRecipe, out: Path, *, progress: Progress | None = No
     echo = echo or (lambda text: None)
     check_target(out)
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill")
+    source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary)
     for line in tell(source.notes):
         echo(line)
     period = None
@@ -190,9 +193,9 @@ def _workspace(out: Path, plan: Plan) -> Iterator[Path]:
         if not mark.exists():
             shutil.rmtree(work / "store", ignore_errors=True)
             (work / "store").mkdir()
-            disk.create_states(work / "store", plan.layout)
+            disk.create_states(work / "store", plan.layout, plan.grid.axes)
             if len(plan.hours):
-                disk.create_climatology(work / "store", plan.layout, len(plan.hours))
+                disk.create_climatology(work / "store", plan.layout, len(plan.hours), plan.grid.axes)
             disk.write_text(mark, json.dumps(recipe, indent=1))
         for leftover in (work / "store").rglob("*.partial"):
             leftover.unlink()
@@ -226,9 +229,11 @@ class _Builder:
         plan = self._plan
         statistics = self._pass_over_source().finalize(plan.period)
         disk.write_coordinates(self._root, plan.times, plan.grid, plan.channels, plan.static)
+        if plan.trajectories is not None:
+            disk.write_small(self._root, "trajectory", plan.trajectories, ("time",), {"long_name": "number of the trajectory"})
         disk.write_statistics(self._root, statistics)
         if len(plan.static):
-            disk.write_static(self._root, self._blocks.read_static())
+            disk.write_static(self._root, self._blocks.read_static(), plan.grid.axes)
         if len(plan.hours):
             disk.write_small(self._root, "dayofyear", np.arange(1, NUM_DAYS + 1), ("dayofyear",), {"long_name": "day of year"})
             disk.write_small(self._root, "hour", plan.hours, ("hour",), {"long_name": "hour of the day, UTC"})
@@ -338,7 +343,7 @@ class _Builder:
     def _attributes(self, statistics: Statistics) -> dict[str, Any]:
         plan = self._plan
         own_step = common_step(plan.times.seconds) if len(plan.times) > 1 else plan.time_step
-        missing = missing_instants(plan.times.seconds, own_step)
+        missing = missing_instants(plan.times.seconds, own_step, plan.trajectories)
         constant = [name for name, low, high in zip(plan.channels.names, statistics.minimum, statistics.maximum, strict=True) if low == high]
         notes = [*plan.notes, *self._blocks.notes]
         if constant:
@@ -352,6 +357,8 @@ class _Builder:
             "climatology": bool(len(plan.hours)), "constant_channels": constant, "round_bits": plan.round_bits,
             "missing_times": {"count": len(missing), "times": [format_instant(int(s), plan.times.calendar) for s in missing[:_MAX_LISTED]]},
             "recipe": plan.recipe, "provenance": provenance(plan.recipe["sources"], self._source_attrs, notes, __version__)}
+        if plan.trajectories is not None:
+            attributes["trajectories"] = {"count": len(np.unique(plan.trajectories)), "first_year": FIRST_YEAR}
         simulated = simulated_text(self._source_attrs)
         if simulated is not None:
             attributes["simulated"] = simulated

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afno_forecast.errors import DataError, ForecastError
-from afno_forecast.grid import LatLonGrid, Orientation
+from afno_forecast.grid import BoxGrid, Geometry, LatLonGrid
 from afno_forecast.times import TimeAxis, common_step, format_instant, missing_instants
 
 from .inspect_text import Inspection, TimesReport, VariableReport, format_inspection
@@ -112,10 +112,12 @@ def _why_not_ready(source: Source | None, ledger: Ledger, broken: bool, rows: Se
     return ""
 
 
-def _grid(orientation: Orientation | None) -> str:
+def _grid(orientation: Geometry | None) -> str:
     """Size, spacing, kind and the file's own order, in one line."""
     if orientation is None:
         return ""
+    if isinstance(orientation, BoxGrid):
+        return orientation.describe()
     grid = orientation.grid()
     order = [f"latitude {'north to south' if orientation.latitude[0] > orientation.latitude[-1] else 'south to north'}",
              f"longitude {orientation.longitude[0]:g}..{orientation.longitude[-1]:g}"]
@@ -149,16 +151,18 @@ def _times(parts: Sequence[Part], source: Source | None) -> TimesReport | None:
         if piece.times is not None:
             groups.setdefault((piece.variable, piece.levels), []).append(piece.times.seconds)
     repeated = max((sum(map(len, group)) - len(np.unique(np.concatenate(group))) for group in groups.values()), default=0)
-    return _report(axis, repeated)
+    return _report(axis, repeated, source.trajectories if source is not None else None)
 
 
-def _report(axis: TimeAxis, repeated: int) -> TimesReport:
+def _report(axis: TimeAxis, repeated: int, trajectories: NDArray[np.int64] | None = None) -> TimesReport:
     if len(axis) < 2:
         return TimesReport(axis.format(0), axis.format(-1), len(axis), axis.calendar, None, None, None, 0, (), repeated)
     steps, step = np.diff(axis.seconds), common_step(axis.seconds)
+    if trajectories is not None and (np.diff(trajectories) == 0).any():
+        steps = steps[np.diff(trajectories) == 0]
     missing: NDArray[np.int64] = np.empty(0, np.int64)
     if (np.mod(steps, step) == 0).all() and (axis.seconds[-1] - axis.seconds[0]) // step < 10_000_000:
-        missing = missing_instants(axis.seconds, step)
+        missing = missing_instants(axis.seconds, step, trajectories)
     shown = tuple(format_instant(int(s), axis.calendar) for s in missing[:5])
     return TimesReport(axis.format(0), axis.format(-1), len(axis), axis.calendar, step, int(steps.min()), int(steps.max()), len(missing), shown,
                        repeated)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from ..channels import ChannelSet
-from ..grid import LatLonGrid
+from ..grid import Grid, LatLonGrid
 from ..times import EPOCH, TimeAxis
 from .climatology import NUM_DAYS
 from .statistics import Statistics
@@ -103,18 +103,18 @@ def create(root: Path, name: str, shape: tuple[int, ...], dims: Sequence[str], *
                              dimension_names=list(dims), attributes=dict(attributes or {}), config={"write_empty_chunks": True}, overwrite=True)
 
 
-def create_states(root: Path, layout: Layout) -> None:
-    """The array `state (time, channel, latitude, longitude)`."""
+def create_states(root: Path, layout: Layout, horizontal: Iterable[str]) -> None:
+    """The array `state (time, channel, latitude, longitude)`, or (..., y, x)."""
     inner = (1, layout.channels_per_chunk, *layout.shape)
     shard = (layout.times_per_shard, layout.channels_per_chunk * layout.num_groups, *layout.shape)
-    create(root, "state", (layout.num_times, layout.num_channels, *layout.shape), ("time", "channel", "latitude", "longitude"), chunks=inner,
+    create(root, "state", (layout.num_times, layout.num_channels, *layout.shape), ("time", "channel", *horizontal), chunks=inner,
            shards=shard, attributes={"coordinates": "channel_variable channel_level channel_units channel_role"})
 
 
-def create_climatology(root: Path, layout: Layout, num_hours: int) -> None:
-    """The array `climatology (dayofyear, hour, channel, latitude, longitude)`."""
+def create_climatology(root: Path, layout: Layout, num_hours: int, horizontal: Iterable[str]) -> None:
+    """The array `climatology (dayofyear, hour, channel, latitude, longitude)`, or (..., y, x)."""
     k = layout.channels_per_chunk
-    create(root, "climatology", (NUM_DAYS, num_hours, layout.num_channels, *layout.shape), ("dayofyear", "hour", "channel", "latitude", "longitude"),
+    create(root, "climatology", (NUM_DAYS, num_hours, layout.num_channels, *layout.shape), ("dayofyear", "hour", "channel", *horizontal),
            chunks=(1, 1, k, *layout.shape), shards=(layout.days_per_shard, 1, k, *layout.shape),
            attributes={"long_name": "mean of the day of year and hour, all years, 61-day triangular window"})
 
@@ -133,11 +133,13 @@ def write_small(root: Path, name: str, values: NDArray[Any] | Sequence[str], dim
     create(root, name, array.shape, dims, dtype="str" if text else array.dtype.name, attributes=attributes)[...] = array
 
 
-def write_coordinates(root: Path, times: TimeAxis, grid: LatLonGrid, channels: ChannelSet, static: ChannelSet) -> None:
+def write_coordinates(root: Path, times: TimeAxis, grid: Grid, channels: ChannelSet, static: ChannelSet) -> None:
     """The coordinates of states and static fields, as xarray reads them."""
     write_small(root, "time", times.seconds, ("time",), {"units": EPOCH, "calendar": times.calendar, "standard_name": "time"})
-    write_small(root, "latitude", grid.latitude, ("latitude",), {"units": "degrees_north", "standard_name": "latitude"})
-    write_small(root, "longitude", grid.longitude, ("longitude",), {"units": "degrees_east", "standard_name": "longitude"})
+    units = {"latitude": "degrees_north", "longitude": "degrees_east"}
+    for name, values in grid.axes.items():
+        about = {"units": units[name], "standard_name": name} if isinstance(grid, LatLonGrid) else {"long_name": f"{name} coordinate"}
+        write_small(root, name, values, (name,), about)
     for dim, members in (("channel", channels), ("static_channel", static)):
         if not len(members):
             continue
@@ -155,10 +157,10 @@ def write_statistics(root: Path, statistics: Statistics) -> None:
         write_small(root, name, getattr(statistics, name), ("channel",), {"long_name": f"{name.replace('_', ' ')}, area-weighted"})
 
 
-def write_static(root: Path, fields: NDArray[np.float32]) -> None:
-    """The array `static (static_channel, latitude, longitude)`."""
+def write_static(root: Path, fields: NDArray[np.float32], horizontal: Iterable[str]) -> None:
+    """The array `static (static_channel, latitude, longitude)`, or (..., y, x)."""
     names = " ".join(f"static_channel_{part}" for part in ("variable", "level", "units", "role"))
-    write_small(root, "static", fields, ("static_channel", "latitude", "longitude"), {"coordinates": names})
+    write_small(root, "static", fields, ("static_channel", *horizontal), {"coordinates": names})
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,19 +8,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from .. import vocabulary
-from ..errors import DataError
-from ..grid import LatLonGrid
 from .store import Store
 
 
 def store_dataset(store: Store) -> xr.Dataset:
-    """The states and static fields of a store as named variables (time, [level], latitude, longitude), read and checked when used."""
-    if not isinstance(store.grid, LatLonGrid):
-        raise DataError("maps are drawn of latitude-longitude grids only", where=str(store.path), fix="give a store on such a grid")
-    coords = {"time": store.times.values(), "latitude": ("latitude", store.grid.latitude), "longitude": ("longitude", store.grid.longitude)}
+    """The states and static fields of a store as named variables (time, [level], latitude, longitude), or (..., y, x), read and checked when used."""
+    coords = {"time": store.times.values(), **{name: (name, values) for name, values in store.grid.axes.items()}}
     variables = {name: _lazy(store, name) for name in dict.fromkeys(c.variable for c in store.channels)}
     static = store.static()
-    variables |= {c.variable: xr.DataArray(static[i], dims=("latitude", "longitude"), attrs=_attrs(c.variable, c.units))
+    variables |= {c.variable: xr.DataArray(static[i], dims=tuple(store.grid.axes), attrs=_attrs(c.variable, c.units))
                   for i, c in enumerate(store.static_channels)}
     return xr.Dataset(variables, coords=coords, attrs=store.source_attrs)
 
@@ -37,7 +33,7 @@ def _lazy(store: Store, variable: str) -> xr.DataArray:
     chunks = ((1,) * len(store.times), (len(index),), (height,), (width,))
     blocks = da.map_blocks(read, chunks=chunks, dtype=np.float32, meta=np.empty((0,) * 4, np.float32))
     channel = store.channels.channels[index[0]]
-    item = xr.DataArray(blocks, dims=("time", "level", "latitude", "longitude"), attrs=_attrs(variable, channel.units))
+    item = xr.DataArray(blocks, dims=("time", "level", *store.grid.axes), attrs=_attrs(variable, channel.units))
     if channel.level is None:
         return item.isel(level=0)
     levels = np.asarray([level for level, _ in rows])

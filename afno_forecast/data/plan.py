@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import ConfigError, DataError
-from ..grid import LatLonGrid
+from ..grid import Grid
 from ..times import TimeAxis, common_step, format_instant
 from .blocks import match_fill
 from .layout import Layout
@@ -28,7 +28,7 @@ class Plan:
     channels: ChannelSet
     static: ChannelSet
     times: TimeAxis
-    grid: LatLonGrid
+    grid: Grid
     period: tuple[int, int]
     time_step: int
     hours: NDArray[np.int64]
@@ -37,6 +37,7 @@ class Plan:
     layout: Layout
     recipe: dict[str, Any]
     notes: tuple[str, ...]
+    trajectories: NDArray[np.int64] | None = None
 
     @property
     def need_bytes(self) -> int:
@@ -66,14 +67,16 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
     notes = list(tell(source.notes, folders_of(source)))
     if statistics_period is None:
         notes.append("statistics and climatology describe the whole record: train on a part of it only after building with that period")
-    shape = (int(source.dataset.sizes["latitude"]), int(source.dataset.sizes["longitude"]))
-    grid = LatLonGrid(source.dataset["latitude"].values, source.dataset["longitude"].values)
-    layout = Layout(len(times), len(chosen), shape, *layout_bytes)
+    if climatology and source.trajectories is not None:
+        climatology = False
+        notes.append("no climatology: independent trajectories have no seasons")
+    grid = source.grid
+    layout = Layout(len(times), len(chosen), grid.shape, *layout_bytes)
     recipe = {"sources": [describe_source(Path(p)) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
               "statistics_period": list(period), "time_step_seconds": step, "climatology": climatology, "round_bits": round_bits,
               "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
     return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
-                recipe, tuple(notes))
+                recipe, tuple(notes), source.trajectories)
 
 
 def _select(source: Source, there: ChannelSet, names: Sequence[str]) -> ChannelSet:

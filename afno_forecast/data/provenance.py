@@ -10,7 +10,7 @@ from typing import Any
 _WHOLE_BYTES = 1 << 30
 _SAMPLE_BYTES = 1 << 20
 _NUM_SAMPLES = 64
-_KEPT = ("title", "institution", "source", "license", "licence", "references", "comment", "Conventions")
+_KEPT = ("title", "institution", "source", "license", "licence", "references", "comment", "Conventions", "time_mapping")
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 

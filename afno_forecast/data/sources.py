@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from afno_forecast.channels import Channel, ChannelSet, Role
 from afno_forecast.errors import DataError
-from afno_forecast.grid import LatLonGrid, Orientation
+from afno_forecast.grid import Geometry, Grid, LatLonGrid
 from afno_forecast.times import TimeAxis
 from afno_forecast.vocabulary import BY_NAME, short_name, split_name
 
@@ -23,6 +24,7 @@ from .sources_combine import Field, align, combine, one_calendar, same_mesh
 from .sources_decode import Finding, Part, decode
 from .sources_files import expand_paths, open_file
 from .sources_notes import Ledger, Note
+from .sources_trajectories import Numbering, trajectory_numbers, unroll
 
 __all__ = ["Finding", "Note", "Source", "build_source", "open_source", "scan"]
 
@@ -32,9 +34,10 @@ class Source:
     """A gridded dataset in canonical form, read lazily.
 
     Args:
-        dataset: long names; float32 dask arrays with dims (time, [level], latitude, longitude), constant fields without time;
-            `level` int hPa ascending, the union of all variables' levels (NaN where a variable lacks one; `channels` says which
-            exist); latitude ascending, longitude canonical; `units` in each variable's attributes.
+        dataset: long names; float32 dask arrays with dims (time, [level], latitude, longitude), constant fields without time; y and x
+            instead of latitude and longitude on a box; `level` int hPa ascending, the union of all variables' levels (NaN where a
+            variable lacks one; `channels` says which exist); latitude ascending, longitude canonical; `units` in each variable's
+            attributes.
         orientation: the order of the first file, to give results back in it.
         times: instants of `dataset.time`; none when nothing changes with time.
         channels: every time-varying (variable, level), role prognostic.
@@ -43,10 +46,11 @@ class Source:
         paths: the files.
         attrs: global attributes of the first file.
         findings: what became of each variable of each file.
+        trajectories: the trajectory of each time, for independent ones; int64 (T,); None for one record. Each has a year to itself.
     """
 
     dataset: xr.Dataset
-    orientation: Orientation
+    orientation: Geometry
     times: TimeAxis
     channels: ChannelSet
     static: ChannelSet
@@ -54,10 +58,16 @@ class Source:
     paths: tuple[str, ...]
     attrs: dict[str, Any]
     findings: tuple[Finding, ...] = ()
+    trajectories: NDArray[np.int64] | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The canonical grid of `dataset`."""
+        return self.orientation.grid()
 
 
 def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, report_only: bool = False,
-                fill_absent: bool = False) -> Source:
+                fill_absent: bool = False, boundary: Literal["periodic", "open"] | None = None) -> Source:
     """Open files, globs, a folder or a zarr store as one dataset.
 
     Args:
@@ -65,13 +75,14 @@ def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[
         channels: time-varying channels wanted, by any name, in the order wanted (constants are always kept); None for all.
         report_only: remember what would be refused as notes and go on with the rest, where there is a rest.
         fill_absent: take chunks that a zarr store lacks as its fill value, where that is a number; they are refused otherwise.
+        boundary: how a box continues over its edges where its files do not say.
 
     Raises:
         ConfigError: a path that is not local.
         DataError: a file that is missing, damaged or contradicts another; a wanted channel that is missing or refused; nothing usable.
         ResourceError: GRIB without cfgrib.
     """
-    ledger = Ledger(report_only, fill_absent)
+    ledger = Ledger(report_only, fill_absent, boundary)
     files = expand_paths(paths)
     return build_source(scan(files, ledger), ledger, channels)
 
@@ -79,9 +90,10 @@ def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[
 def scan(files: Sequence[Path], ledger: Ledger) -> list[Part]:
     """Each file decoded on its own. Raises as `open_source` does, or remembers with a ledger that only reports."""
     parts = []
+    numbering = Numbering()
     for path in files:
         try:
-            datasets = open_file(path)
+            datasets = [unroll(ds, str(path), ledger, numbering) for ds in open_file(path, ledger)]
         except DataError as error:
             ledger.fail(error)
             continue
@@ -101,7 +113,11 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
     if not pieces:
         raise _nothing(parts, findings, channels)
     check_presence(kept, pieces, ledger)
-    fields, times = align(combine(one_calendar(pieces, ledger), ledger), ledger)
+    unrolled = [part.trajectories for part in kept if any(p.times is not None for p in part.pieces)]
+    if any(unrolled) and not all(unrolled):
+        mixed = ", ".join(kept[unrolled.index(flag)].path for flag in (True, False))
+        raise DataError("trajectories in one file, one record in another", where=mixed, fix="open them apart")
+    fields, times = align(combine(one_calendar(pieces, ledger), ledger), ledger, trajectories=any(unrolled))
     prognostic = ChannelSet(tuple(channel for f in fields if f.times is not None for channel in _channels(f)))
     static = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))
     if channels is not None:
@@ -114,7 +130,8 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
             ledger.note(f"'{field.piece.file_name}' ({field.variable}) has no pressure level in the file", field.piece.path)
     orientation = next(p.orientation for p in kept if p.orientation is not None)
     return Source(_dataset(fields, times, grid), orientation, times, prognostic, static, ledger.notes,
-                  tuple(dict.fromkeys(p.path for p in parts)), dict(kept[0].attrs), findings)
+                  tuple(dict.fromkeys(p.path for p in parts)), dict(kept[0].attrs), findings,
+                  trajectory_numbers(times) if any(unrolled) else None)
 
 
 def _is_constant(variable: str) -> bool:
@@ -165,18 +182,18 @@ def refusals(name: str, findings: Sequence[Finding]) -> list[str]:
     return [f.refused for f in findings if f.refused and (f.file_name == name or split_name(f.file_name)[0] == variable)]
 
 
-def _dataset(fields: Sequence[Field], times: TimeAxis, grid: LatLonGrid) -> xr.Dataset:
+def _dataset(fields: Sequence[Field], times: TimeAxis, grid: Grid) -> xr.Dataset:
     levels = sorted({level for f in fields for level in f.levels or ()})
-    coords: dict[str, Any] = {
-        "latitude": ("latitude", grid.latitude, {"units": "degrees_north", "standard_name": "latitude"}),
-        "longitude": ("longitude", grid.longitude, {"units": "degrees_east", "standard_name": "longitude"})}
+    units = {"latitude": "degrees_north", "longitude": "degrees_east"}
+    about = {n: {"units": units[n], "standard_name": n} if isinstance(grid, LatLonGrid) else {"axis": n.upper()} for n in grid.axes}
+    coords: dict[str, Any] = {name: (name, values, about[name]) for name, values in grid.axes.items()}
     if levels:
         coords["level"] = ("level", np.asarray(levels, np.int64), {"units": "hPa", "standard_name": "air_pressure", "positive": "down"})
     if len(times):
         coords["time"] = ("time", times.values(), {"standard_name": "time"})
     variables = {}
     for field in fields:
-        dims = (*(("time",) if field.times is not None else ()), *(("level",) if field.levels is not None else ()), "latitude", "longitude")
+        dims = (*(("time",) if field.times is not None else ()), *(("level",) if field.levels is not None else ()), *grid.axes)
         known = BY_NAME.get(field.variable)
         attrs: dict[str, object] = {"units": field.units, "long_name": str(field.piece.attrs.get("long_name", field.variable.replace("_", " ")))}
         standard_name = known.standard_name if known else str(field.piece.attrs.get("standard_name", ""))

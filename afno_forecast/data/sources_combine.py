@@ -13,13 +13,14 @@ from dask.base import compute
 from numpy.typing import NDArray
 
 from afno_forecast.errors import DataError
-from afno_forecast.grid import LatLonGrid
+from afno_forecast.grid import Grid
 from afno_forecast.times import STANDARD, TimeAxis, common_step, format_instant
 from afno_forecast.vocabulary import BY_NAME, split_name
 
 from .sources_decode import Part, Piece
 from .sources_files import READ_ERRORS, first_line
 from .sources_notes import Ledger
+from .sources_trajectories import trajectory_numbers
 from .units import convert
 
 _REFORM = -12_219_292_800  # 1582-10-15: from here on the standard calendar is the proleptic Gregorian one
@@ -38,12 +39,12 @@ class Field:
     piece: Piece
 
 
-def same_mesh(parts: Sequence[Part], ledger: Ledger) -> tuple[list[Part], LatLonGrid]:
+def same_mesh(parts: Sequence[Part], ledger: Ledger) -> tuple[list[Part], Grid]:
     """The parts on the grid of the first one, and that grid. Raises DataError for another grid, naming both files."""
     usable = [p for p in parts if p.orientation is not None]
     if not usable or usable[0].orientation is None:
         reasons = [f.refused for p in parts for f in p.findings if f.refused]
-        raise DataError("nothing here is on a latitude-longitude grid" + (f": {reasons[0]}" if reasons else ""),
+        raise DataError("nothing here is on a grid that is read" + (f": {reasons[0]}" if reasons else ""),
                         where=parts[0].path if parts else "", fix="see what is in it with 'afno-forecast data inspect'")
     grid = usable[0].orientation.grid()
     kept = []
@@ -278,13 +279,18 @@ def _at_times(data: da.Array, own: TimeAxis | None, wanted: TimeAxis | None) -> 
     return chosen
 
 
-def align(fields: Sequence[Field], ledger: Ledger) -> tuple[list[Field], TimeAxis]:
-    """All fields at the times that every time-varying one has; the axis has no times when none varies."""
+def align(fields: Sequence[Field], ledger: Ledger, *, trajectories: bool = False) -> tuple[list[Field], TimeAxis]:
+    """All fields at the times that every time-varying one has; the axis has no times when none varies.
+
+    The steps from one of several trajectories to the next are no irregularity.
+    """
     times = _shared_times({f.variable: f.times for f in fields}, ledger)
     if times is None:
         return list(fields), TimeAxis(np.empty(0, np.int64))
     if len(times) > 2:
         steps = np.diff(times.seconds)
+        if trajectories:
+            steps = steps[np.diff(trajectory_numbers(times)) == 0]
         step = common_step(times.seconds)
         if (steps != step).any():
             ledger.note(f"irregular step: {np.count_nonzero(steps != step)} of {len(steps)} are not {step / 3600:g} h "

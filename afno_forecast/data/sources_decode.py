@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,16 +15,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from afno_forecast.errors import DataError, ForecastError
-from afno_forecast.grid import Orientation
+from afno_forecast.grid import Geometry, Orientation
 from afno_forecast.times import TimeAxis
 from afno_forecast.vocabulary import BY_NAME, split_name
 
+from .sources_horizontal import attribute, find_horizontal
 from .sources_identify import identify
 from .sources_notes import Ledger
 from .units import parse
 
-_LATITUDE = ("latitude", "lat", "nav_lat", "latitudes", "lats")
-_LONGITUDE = ("longitude", "lon", "long", "nav_lon", "longitudes", "lons")
 _LEVEL = ("level", "levels", "lev", "plev", "pressure_level", "isobaricinhpa", "isobaricinpa", "isobaric", "pressure", "plevel", "pfull")
 _NOT_PRESSURE = re.compile(r"(?i)hybrid|sigma|model[_ ]?level|eta\b|ocean|depth|height|theta|isentrop")
 _STEP = ("step", "prediction_timedelta", "lead_time", "leadtime", "forecast_hour", "forecast_period")
@@ -75,21 +74,22 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One opened dataset in canonical form."""
+    """One opened dataset in canonical form; `trajectories` when its times are those of independent trajectories, a year each."""
 
     path: str
-    orientation: Orientation | None
+    orientation: Geometry | None
     pieces: tuple[Piece, ...]
     findings: tuple[Finding, ...]
     attrs: dict[str, Any]
+    trajectories: bool = False
 
 
 @dataclass(frozen=True)
 class Axes:
     """The dimensions of a dataset by meaning; `time` and `level` map a dimension (or "" for a scalar) to its values."""
 
-    latitude: str
-    longitude: str
+    rows: str
+    columns: str
     time: dict[str, TimeAxis]
     level: dict[str, NDArray[np.float64]]
     step: str
@@ -97,54 +97,13 @@ class Axes:
     auxiliary: frozenset[str]
 
 
-def _attr(variable: xr.Variable | xr.DataArray, key: str) -> str:
-    return str(variable.attrs.get(key, variable.encoding.get(key, ""))).strip()
-
-
-def find_horizontal(ds: xr.Dataset, path: str) -> tuple[str, str, Orientation]:
-    """(latitude dimension, longitude dimension, orientation without transposition). Raises DataError when they are not a regular mesh."""
-    latitude = _horizontal(ds, "latitude", _LATITUDE, ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"))
-    longitude = _horizontal(ds, "longitude", _LONGITUDE, ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"))
-    if latitude is None or longitude is None:
-        have = ", ".join(f"{d}: {n}" for d, n in list(ds.sizes.items())[:8])
-        raise DataError(f"no latitude and longitude found; dimensions are {have or 'none'}", where=path,
-                        fix="give the coordinates units degrees_north and degrees_east")
-    if latitude.ndim != 1 or longitude.ndim != 1 or latitude.dims == longitude.dims:
-        kind = "a curvilinear or rotated grid" if latitude.ndim == 2 else "a reduced or unstructured grid"
-        raise DataError(f"{kind}: latitude has dimensions {tuple(map(str, latitude.dims))}", where=path,
-                        fix="regrid it to a latitude-longitude grid first")
-    if longitude.size > 1 and abs(abs(float(longitude.values[-1]) - float(longitude.values[0])) - 360) < 1e-3:
-        raise DataError(f"longitude repeats its first column at its end ({longitude.values[0]:g} and {longitude.values[-1]:g})", where=path,
-                        fix="drop the last column")
-    try:
-        orientation = Orientation(latitude.values, longitude.values)
-        orientation.grid()
-    except DataError as error:
-        raise DataError(error.what, where=path, fix=error.fix or "check the coordinates of the file") from error
-    return str(latitude.dims[0]), str(longitude.dims[0]), orientation
-
-
-def _horizontal(ds: xr.Dataset, standard_name: str, names: tuple[str, ...], units: tuple[str, ...]) -> xr.DataArray | None:
-    """The coordinate of that meaning: by standard name, then units, then name; grids of rotated poles have other standard names."""
-    candidates = [ds[name] for name in ds.variables if ds[name].ndim in (1, 2) and ds[name].dtype.kind in "fiu"]
-    tests: tuple[Callable[[xr.DataArray], bool], ...] = (
-        lambda v: _attr(v, "standard_name") == standard_name,
-        lambda v: not _attr(v, "standard_name").startswith("grid_") and _attr(v, "units").lower() in units,
-        lambda v: str(v.name).lower() in names)
-    for test in tests:
-        found = [v for v in candidates if test(v) and not str(v.name).endswith(("_bnds", "_bounds"))]
-        if found:
-            return min(found, key=lambda v: v.ndim)
-    return None
-
-
-def find_axes(ds: xr.Dataset, path: str, ledger: Ledger) -> tuple[Axes, Orientation]:
+def find_axes(ds: xr.Dataset, path: str, ledger: Ledger) -> tuple[Axes, Geometry]:
     """The axes of a dataset. Raises DataError when there is no usable horizontal mesh or the times are not dates."""
-    latitude, longitude, orientation = find_horizontal(ds, path)
-    step = next((str(n) for n in ds.variables if str(n).lower() in _STEP or _attr(ds[n], "standard_name") == "forecast_period"
+    rows, columns, orientation = find_horizontal(ds, path, ledger.boundary)
+    step = next((str(n) for n in ds.variables if str(n).lower() in _STEP or attribute(ds[n], "standard_name") == "forecast_period"
                  or ds[n].dtype.kind == "m"), "")
     coordinates = {str(n): ds[n] for n in ds.variables if n in ds.coords or str(n).lower() in (*_LEVEL, "time", "valid_time", "height")}
-    auxiliary = {str(_attr(ds[n], key)) for n in ds.variables for key in ("bounds", "climatology", "grid_mapping")} - {""}
+    auxiliary = {str(attribute(ds[n], key)) for n in ds.variables for key in ("bounds", "climatology", "grid_mapping")} - {""}
     level: dict[str, NDArray[np.float64]] = {}
     height = None
     for name, coordinate in coordinates.items():
@@ -156,18 +115,18 @@ def find_axes(ds: xr.Dataset, path: str, ledger: Ledger) -> tuple[Axes, Orientat
         hpa = _pressure(coordinate, name, path, ledger)
         if hpa is not None:
             level.setdefault(dim, hpa)
-        elif (coordinate.size == 1 and (name.lower().startswith("height") or _attr(coordinate, "standard_name") == "height")
-              and _attr(coordinate, "units") in ("m", "metre", "meter", "metres", "meters", "")):
+        elif (coordinate.size == 1 and (name.lower().startswith("height") or attribute(coordinate, "standard_name") == "height")
+              and attribute(coordinate, "units") in ("m", "metre", "meter", "metres", "meters", "")):
             height = float(coordinate.values.reshape(-1)[0])
     time = _times(ds, coordinates, step, path, ledger)
     used = {n for n, c in coordinates.items() if c.ndim < 2}
-    return Axes(latitude, longitude, time, level, step, height, frozenset(auxiliary | used)), orientation
+    return Axes(rows, columns, time, level, step, height, frozenset(auxiliary | used)), orientation
 
 
 def _pressure(coordinate: xr.DataArray, name: str, path: str, ledger: Ledger) -> NDArray[np.float64] | None:
     """Levels in hPa when a coordinate is pressure by units, standard name or name; else None."""
-    units, standard_name = _attr(coordinate, "units"), _attr(coordinate, "standard_name")
-    words = f"{standard_name} {_attr(coordinate, 'long_name')}"
+    units, standard_name = attribute(coordinate, "units"), attribute(coordinate, "standard_name")
+    words = f"{standard_name} {attribute(coordinate, 'long_name')}"
     known = parse(units) if units else None
     values = np.atleast_1d(coordinate.values).astype(np.float64)
     is_level = standard_name == "air_pressure" or name.lower() in _LEVEL
@@ -191,14 +150,14 @@ def _times(ds: xr.Dataset, coordinates: dict[str, xr.DataArray], step: str, path
     dated = {n: c for n, c in coordinates.items() if c.ndim <= 1 and c.size and (c.dtype.kind == "M" or _is_cftime(c))}
     for name, coordinate in coordinates.items():
         if name.lower() in ("time", "valid_time") and name not in dated and coordinate.ndim == 1:
-            units = _attr(coordinate, "units")
+            units = attribute(coordinate, "units")
             ledger.refuse(f"'{name}' is not a series of dates (units '{units or 'none'}')" if name in ds.dims else f"'{name}' is not a date",
                           path)
     if step and ds[step].size > 1:
-        return {_dim(c): TimeAxis.from_xarray(c) for n, c in dated.items() if _attr(c, "standard_name") != "time" or c.ndim}
+        return {_dim(c): TimeAxis.from_xarray(c) for n, c in dated.items() if attribute(c, "standard_name") != "time" or c.ndim}
     single = _step_seconds(ds[step]) if step else 0
     axes: dict[str, TimeAxis] = {}
-    order = sorted(dated, key=lambda n: (_attr(dated[n], "standard_name") == "forecast_reference_time", n not in ("time", "valid_time"), n))
+    order = sorted(dated, key=lambda n: (attribute(dated[n], "standard_name") == "forecast_reference_time", n not in ("time", "valid_time"), n))
     for name in order:
         coordinate, dim = dated[name], _dim(dated[name])
         if dim in axes:
@@ -207,7 +166,7 @@ def _times(ds: xr.Dataset, coordinates: dict[str, xr.DataArray], step: str, path
             axis = TimeAxis.from_xarray(coordinate)
         except ForecastError as error:
             raise DataError(error.what, where=f"{path}, {name}", fix=error.fix or "remove or repair these times") from error
-        if step and single and _attr(coordinate, "standard_name") != "time":
+        if step and single and attribute(coordinate, "standard_name") != "time":
             axis = TimeAxis(axis.seconds + single, axis.calendar)
         axes[dim] = axis
     if single and axes:
@@ -227,7 +186,7 @@ def _step_seconds(step: xr.DataArray) -> int:
     value = np.atleast_1d(step.values)[0]
     if step.dtype.kind == "m":
         return int(np.timedelta64(value, "s").astype(np.int64))
-    unit = parse(_attr(step, "units").split(" since")[0])
+    unit = parse(attribute(step, "units").split(" since")[0])
     if unit is None:
         raise DataError(f"forecast step '{step.name}' has no time unit", fix="set its units, for example to 'hours'")
     return round(float(value) * unit.factor)
@@ -245,13 +204,14 @@ def decode(ds: xr.Dataset, path: str, ledger: Ledger) -> Part:
         ledger.fail(error)
         refused = tuple(replace(_finding(v, path), refused=error.what) for v in ds.data_vars.values())
         return Part(path, None, (), refused, dict(ds.attrs))
-    names: list[Hashable] = [n for n in ds.variables if n not in axes.auxiliary and n not in (axes.latitude, axes.longitude)]
-    orientation = replace(orientation, transposed=_transposed(ds, names, axes))
+    names: list[Hashable] = [n for n in ds.variables if n not in axes.auxiliary and n not in (axes.rows, axes.columns)]
+    if isinstance(orientation, Orientation):
+        orientation = replace(orientation, transposed=_transposed(ds, names, axes))
     pieces: list[Piece] = []
     findings: list[Finding] = []
     for name in names:
         array = ds[name]
-        if name in ds.coords and not {axes.latitude, axes.longitude} <= set(array.dims):
+        if name in ds.coords and not {axes.rows, axes.columns} <= set(array.dims):
             continue
         if array.ndim == 0 or str(name).endswith(("_bnds", "_bounds")):
             continue
@@ -265,23 +225,23 @@ def decode(ds: xr.Dataset, path: str, ledger: Ledger) -> Part:
             continue
         pieces.append(piece)
         findings.append(replace(finding, variable=piece.variable, units_to=piece.units, levels=piece.levels or ()))
-    return Part(path, orientation, tuple(pieces), tuple(findings), dict(ds.attrs))
+    return Part(path, orientation, tuple(pieces), tuple(findings), dict(ds.attrs), "trajectory" in ds.coords)
 
 
 def _finding(array: xr.DataArray, path: str) -> Finding:
-    return Finding(path, str(array.name), tuple((str(d), n) for d, n in array.sizes.items()), _attr(array, "units"), array=array)
+    return Finding(path, str(array.name), tuple((str(d), n) for d, n in array.sizes.items()), attribute(array, "units"), array=array)
 
 
 def _transposed(ds: xr.Dataset, names: list[Hashable], axes: Axes) -> bool:
-    """Whether longitude comes before latitude in the first variable that has both."""
+    """Whether columns come before rows in the first variable that has both."""
     for name in names:
         dims = [str(d) for d in ds[name].dims]
-        if axes.latitude in dims and axes.longitude in dims:
-            return dims.index(axes.longitude) < dims.index(axes.latitude)
+        if axes.rows in dims and axes.columns in dims:
+            return dims.index(axes.columns) < dims.index(axes.rows)
     return False
 
 
-def _piece(array: xr.DataArray, path: str, axes: Axes, orientation: Orientation, ledger: Ledger) -> Piece:
+def _piece(array: xr.DataArray, path: str, axes: Axes, orientation: Geometry, ledger: Ledger) -> Piece:
     """One variable in canonical form. Raises DataError when it cannot be used."""
     name = str(array.name)
     where = f"{path}, {name}"
@@ -289,8 +249,8 @@ def _piece(array: xr.DataArray, path: str, axes: Axes, orientation: Orientation,
         raise DataError(f"'{name}' is not numeric ({array.dtype})")
     if array.size == 0:
         raise DataError(f"'{name}' is empty")
-    if not {axes.latitude, axes.longitude} <= set(map(str, array.dims)):
-        raise DataError(f"'{name}' has dimensions {tuple(map(str, array.dims))}, without latitude and longitude")
+    if not {axes.rows, axes.columns} <= set(map(str, array.dims)):
+        raise DataError(f"'{name}' has dimensions {tuple(map(str, array.dims))}, without {axes.rows} and {axes.columns}")
     time_dim, level_dim = _roles(array, axes, name, where, ledger)
     levels, keep = _levels(axes, array, level_dim, name, where, ledger)
     if levels is not None and not level_dim and (named := BY_NAME.get(split_name(name)[0])) is not None and not named.on_levels:
@@ -304,7 +264,7 @@ def _piece(array: xr.DataArray, path: str, axes: Axes, orientation: Orientation,
         if levels is not None and levels != (identity.level,):
             raise DataError(f"'{name}' says {identity.level} hPa, its level coordinate {levels}", fix="rename it or correct the coordinate")
         levels = (identity.level,)
-    dims = [d for d in (time_dim, level_dim) if d] + [axes.latitude, axes.longitude]
+    dims = [d for d in (time_dim, level_dim) if d] + [axes.rows, axes.columns]
     squeezed = array.isel({d: 0 for d in array.dims if d not in dims})
     data = squeezed.transpose(*dims).data
     data = da.asarray(data) if not isinstance(data, da.Array) else data
@@ -332,7 +292,7 @@ def _roles(array: xr.DataArray, axes: Axes, name: str, where: str, ledger: Ledge
     time_dim: str | None = None
     level_dim = ""
     for dim, size in ((str(d), n) for d, n in array.sizes.items()):
-        if dim in (axes.latitude, axes.longitude):
+        if dim in (axes.rows, axes.columns):
             continue
         if dim in axes.time and time_dim is None:
             time_dim = dim
@@ -364,7 +324,7 @@ def _no_place(array: xr.DataArray, dim: str, size: int, axes: Axes, name: str) -
         return f"'{name}' runs along '{dim}', whose values are not dates; give it CF units such as 'hours since 2000-01-01'"
     if dim.lower() == "expver":
         return f"'{name}' mixes ERA5 and preliminary ERA5T along 'expver'; combine them first and drop 'expver'"
-    if dim in array.coords and (_NOT_PRESSURE.search(f"{dim} {_attr(array[dim], 'standard_name')} {_attr(array[dim], 'long_name')}")
+    if dim in array.coords and (_NOT_PRESSURE.search(f"{dim} {attribute(array[dim], 'standard_name')} {attribute(array[dim], 'long_name')}")
                                 or dim.lower() in _LEVEL):
         return f"'{name}' is on '{dim}', which is not pressure; interpolate it to pressure levels first"
     return (f"'{name}' has a dimension '{dim}' of size {size} that is not time, level, latitude or longitude; choose one index of it first")
@@ -392,16 +352,16 @@ def _levels(axes: Axes, array: xr.DataArray, level_dim: str, name: str, where: s
     return tuple(int(v) for v in rounded[keep]), keep
 
 
-def _canonical(data: da.Array, orientation: Orientation, factor: float, offset: float, *, mask: bool) -> da.Array:
+def _canonical(data: da.Array, orientation: Geometry, factor: float, offset: float, *, mask: bool) -> da.Array:
     """Canonical row and column order, units and float32, in one step for each block; (..., H, W) in the file's rows and columns."""
     data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    order = replace(orientation, transposed=False)
+    order = replace(orientation, transposed=False) if isinstance(orientation, Orientation) else orientation
     blocks: Any = data
     mapped: da.Array = blocks.map_blocks(_canonical_block, order, factor, offset, mask, dtype=np.float32, meta=np.empty((0,) * data.ndim, np.float32))
     return mapped
 
 
-def _canonical_block(block: NDArray[Any], order: Orientation, factor: float, offset: float, mask: bool) -> NDArray[np.float32]:
+def _canonical_block(block: NDArray[Any], order: Geometry, factor: float, offset: float, mask: bool) -> NDArray[np.float32]:
     values = order.to_canonical(block)
     if mask:
         values = np.where(np.abs(values) >= 0.99 * _NETCDF_FILL, np.nan, values)

@@ -19,6 +19,9 @@ from zarr.errors import BaseZarrError
 
 from afno_forecast.errors import CheckpointError, ConfigError, DataError, ResourceError
 
+from .sources_notes import Ledger
+from .sources_pde import is_pde, open_pde
+
 STORE_MARK = "afno_forecast_store"
 GRIDDED = ("netCDF", "netCDF-4 / HDF5", "GRIB", "zarr")
 _SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2", ".zarr")
@@ -104,13 +107,17 @@ def kind_of(path: Path) -> str:
     return "text" if all(byte >= 32 or byte in (9, 10, 13) for byte in head) else "unknown binary file"
 
 
-def open_file(path: Path) -> list[xr.Dataset]:
+def open_file(path: Path, ledger: Ledger) -> list[xr.Dataset]:
     """The datasets of one file or store, lazily, in dask blocks of some 4 MB; several for a GRIB file of several hypercubes.
+
+    Args:
+        path: the file or store.
+        ledger: is told what a file of The Well holds that is not read.
 
     Raises:
         DataError: not a gridded file, truncated, damaged, or a training store.
         CheckpointError: a zarr store that would need unpickling.
-        ResourceError: GRIB without cfgrib.
+        ResourceError: GRIB without cfgrib, The Well or PDEBench without h5py.
     """
     kind = kind_of(path)
     if kind not in GRIDDED:
@@ -122,6 +129,8 @@ def open_file(path: Path) -> list[xr.Dataset]:
         check_zarr(path)
         store = _open_xarray(path, "zarr")
         datasets = [store[sorted(map(str, store.data_vars))]]  # a folder has no order of its own
+    elif kind == "netCDF-4 / HDF5" and is_pde(path):
+        return open_pde(path, ledger)
     else:
         if kind == "netCDF":
             check_netcdf3(path)
@@ -187,6 +196,10 @@ def _in_blocks(ds: xr.Dataset, token: str) -> xr.Dataset:
     sizes: dict[str, int] = {}
     for variable in ds.data_vars.values():
         if variable.ndim < 3:
+            continue
+        if "trajectory" in variable.dims:  # a trajectory a block, so that all can be laid one after another
+            sizes |= {"trajectory": 1, "time": max(1, int(_CHUNK_BYTES * variable.sizes["trajectory"] * variable.sizes.get("time", 1)
+                                                          / max(variable.nbytes, 1)))}
             continue
         own = variable.encoding.get("preferred_chunks", {})
         timelike = [str(d) for d in variable.dims if d in ds.coords and ds[d].dtype.kind in "MO"]

@@ -52,10 +52,12 @@ class Ledger:
     Args:
         report_only: remember errors, and go on.
         fill_absent: chunks that a zarr store lacks hold its fill value by intent.
+        boundary: how a box continues over its edges where its file does not say.
     """
 
     report_only: bool = False
     fill_absent: bool = False
+    boundary: Literal["periodic", "open"] | None = None
     num_fatal: int = 0
     _notes: dict[Note, None] = field(default_factory=dict)
 

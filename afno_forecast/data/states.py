@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import DataError
-from ..grid import Grid, LatLonGrid, Orientation
+from ..grid import Geometry, Grid, LatLonGrid, Orientation
 from ..times import TimeAxis, format_instant
 from .blocks import BlockReader, refuse_missing
 from .sources import open_source
@@ -42,7 +42,7 @@ class States:
 
     times: TimeAxis
     grid: Grid
-    orientation: Orientation
+    orientation: Geometry
     channels: ChannelSet
     attrs: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -117,19 +117,18 @@ def open_states(path: Paths, channels: ChannelSet, static: ChannelSet | None = N
 def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
     index = store.channel_index(channels)
     fixed = match_channels(static, store.static_channels, str(store.path))
-    if not isinstance(store.grid, LatLonGrid):
-        raise DataError(f"states are read on latitude-longitude grids; the store has a {store.grid.describe()}", where=str(store.path))
+    grid = store.grid
+    order = Orientation(grid.latitude, grid.longitude) if isinstance(grid, LatLonGrid) else grid
 
     def read(positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        out = np.empty((len(positions), len(channels), *store.grid.shape), np.float32)
+        out = np.empty((len(positions), len(channels), *grid.shape), np.float32)
         for n, position in enumerate(positions):
             out[n] = store.read(int(position), index)
         refuse_missing(out, channels, lambda n: store.times.format(int(positions[n])), where=str(store.path), fix="build the store again")
         return out
 
     notes = (*store.notes, *_extra(channels.names, store.channels.names))
-    return States(store.times, store.grid, Orientation(store.grid.latitude, store.grid.longitude), channels,
-                  store.source_attrs, notes, str(store.path), read, store.static()[fixed])
+    return States(store.times, grid, order, channels, store.source_attrs, notes, str(store.path), read, store.static()[fixed])
 
 
 def _of_source(path: Paths, channels: ChannelSet, static: ChannelSet) -> States:

@@ -130,16 +130,18 @@ class Store:
             raise DataError(f"'state' has shape {self._state.shape}, its coordinates say {expected}", where=str(self.path), fix=_REBUILD)
         if (np.diff(self.times.seconds) <= 0).any():
             raise DataError("times that do not ascend", where=str(self.path / "time"), fix=_REBUILD)
-        rows = np.concatenate([np.asarray(self._small(n)) for n in ("latitude", "longitude")])
-        stated = np.concatenate([np.asarray(v) for v in (getattr(self.grid, "latitude", []), getattr(self.grid, "longitude", []))])
-        if rows.shape != stated.shape or not np.array_equal(rows, stated):
-            raise DataError("latitude and longitude differ from the grid in the attributes", where=str(self.path), fix=_REBUILD)
+        if not all(np.array_equal(self._small(name), values) for name, values in self.grid.axes.items()):
+            raise DataError(f"{' and '.join(self.grid.axes)} differ from the grid in the attributes", where=str(self.path), fix=_REBUILD)
 
     def _small(self, name: str) -> NDArray[Any]:
         try:
             return ChunkedArray(self.path / name).read()
         except BadChunk as bad:
             raise DataError(f"'{name}' {bad.reason}", where=str(bad.file), fix=_REBUILD) from bad
+
+    def trajectories(self) -> NDArray[np.int64] | None:
+        """The trajectory of each time, for a store of independent trajectories; int64, shape (T,). None for one record. Raises DataError."""
+        return self._small("trajectory").astype(np.int64) if "trajectories" in self.attrs else None
 
     @property
     def where(self) -> str:
@@ -278,6 +280,8 @@ class Store:
     def describe_period(self) -> str:
         """First and last time, count and step, in words."""
         first, last = (format_instant(int(s), self.times.calendar) for s in self.times.seconds[[0, -1]])
+        if "trajectories" in self.attrs:
+            return f"{self.attrs['trajectories']['count']} trajectories, {len(self.times)} times, a trajectory a year from {first} to {last}"
         return f"{len(self.times)} times from {first} to {last}"
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ REFUSED_RMS, NOTED_RMS = 8.0, 4.0  # standard deviations of training: the map's 
 
 
 def select_inits(text: str, states: States, *, history: int, time_step: int) -> NDArray[np.int64]:
-    """Init times of `first`, `last`, an ISO date, or START/END/STEP; seconds since 1970 in the data's calendar.
+    """Init times of `first`, `last`, an ISO date, or START/END/STEP (12h, 1d, 1y); seconds since 1970 in the data's calendar.
 
     `first` and `last` are the first and last analysis with the whole history before it. Raises ConfigError for another text,
     DataError when an init time or its history is not in the data.
@@ -41,10 +42,20 @@ def select_inits(text: str, states: States, *, history: int, time_step: int) -> 
         return np.asarray([parse_instant(parts[0], calendar)], dtype=np.int64)
     if len(parts) != 3:
         raise ConfigError(f"'{text}' is not an init time", fix="write first, last, 2020-01-01T00 or 2020-01-01/2020-01-31/12h")
-    start, end, step = parse_instant(parts[0], calendar), parse_instant(parts[1], calendar), parse_duration(parts[2])
+    start, end = parse_instant(parts[0], calendar), parse_instant(parts[1], calendar)
     if end < start:
         raise ConfigError(f"'{text}' ends before it starts", fix="write START/END/STEP with the earlier date first")
-    return np.arange(start, end + 1, step, dtype=np.int64)
+    if re.fullmatch(r"[1-9]\d{0,3}y", parts[2]):
+        return _yearly(parts[0], end, int(parts[2][:-1]), calendar)
+    return np.arange(start, end + 1, parse_duration(parts[2]), dtype=np.int64)
+
+
+def _yearly(first: str, end: int, years: int, calendar: str) -> NDArray[np.int64]:
+    """The same date every so many years up to `end`, such as the starts of trajectories, which have a year each. Raises ConfigError."""
+    year, rest = first.split("-", 1)
+    count = (int(format_instant(end, calendar).split("-")[0]) - int(year)) // years
+    seconds = [parse_instant(f"{int(year) + n * years:04d}-{rest}", calendar) for n in range(count + 1)]
+    return np.asarray([s for s in seconds if s <= end], dtype=np.int64)
 
 
 def _complete_inits(states: States, history: int, time_step: int) -> list[int]:

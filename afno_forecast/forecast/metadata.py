@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .. import vocabulary
 from ..channels import ChannelSet
 from ..errors import ConfigError
-from ..grid import BoxGrid, Orientation
+from ..grid import BoxGrid, Geometry
 from .selection import Crop, Selection
 
 IDENTITY = "afno_forecast_identity"  # root attribute: hash of what made the file
@@ -25,7 +25,6 @@ _WIND = (("wind_speed", "u_component_of_wind", "v_component_of_wind"), ("10m_win
 _INT32 = np.iinfo(np.int32)
 WHOLE = Selection()
 
-Geometry = Union[Orientation, BoxGrid]
 Source = Union[int, tuple[int, int], None]  # a channel, the two components of a wind, or nothing at this level
 
 
@@ -96,7 +95,7 @@ class Layout:
                     np.hypot(state[source[0]], state[source[1]], out=maps[k])
                 elif source is not None:
                     maps[k] = state[source]
-            oriented = self.geometry.from_canonical(maps) if isinstance(self.geometry, Orientation) else maps
+            oriented = self.geometry.from_canonical(maps)
             oriented = oriented if self.crop is None else self.crop.apply(oriented)
             yield spec, np.ascontiguousarray(oriented if "level" in spec.dims else oriented[0])
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import ConfigError, ResourceError
-from ..grid import Orientation
+from ..grid import Geometry
 from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
-from .metadata import IDENTITY, WHOLE, ArraySpec, Geometry, make_layout
+from .metadata import IDENTITY, WHOLE, ArraySpec, make_layout
 from .progress import SINGLE, Progress, Share, gate, progress_path, read_progress, remove_progress
 from .selection import Selection
 from .zarr_form import ChunkFiles, create_store, mark_complete, open_chunks, read_marks
@@ -82,7 +82,7 @@ class ForecastWriter:
         self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs, members=parts.members,
                                    selection=parts.selection)
         self._identity = self._layout.digest(f"{identity} {self.format}")
-        self._shape_CHW = (len(channels), *(orientation.grid() if isinstance(orientation, Orientation) else orientation).shape)
+        self._shape_CHW = (len(channels), *orientation.grid().shape)
         self._store = self.path if self.format != "netcdf" else self.path.with_name(self.path.name + ".partial")
         self._share = parts.share
         self._written: set[tuple[int, int]] = set()

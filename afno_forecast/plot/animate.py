@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import ConfigError, DataError
 from . import canvas, style
+from .boxes import BoxView
 from .canvas import MapPanel
 from .fields import Field, Series, require_values, truth_for
 from .film import Film
@@ -32,7 +33,7 @@ class MotionPage:
         style_name: `smooth` or `cells`.
     """
 
-    def __init__(self, view: View, fields: Sequence[Field], truths: Sequence[Field | None] | None, *, dpi: float = 100,
+    def __init__(self, view: View | BoxView, fields: Sequence[Field], truths: Sequence[Field | None] | None, *, dpi: float = 100,
                  style_name: str = "smooth") -> None:
         method, count, first = method_of(style_name), 1 if truths is None else 2, fields[0]
         width, edge, gap = (8.0, 0.5, 0.0) if count == 1 else (12.0, 0.5, 0.34)
@@ -56,7 +57,7 @@ class MotionPage:
         self.texts = canvas.heading(self.figure, title_of(first), "", source_text(first))
         self.show(first, truths[0] if truths else None)
         canvas.colour_bar(self.figure, (0.2, 0.7 / height, 0.6, 0.14 / height), self.panels[0], title_of(first))
-        canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}.  {canvas.CREDIT}")
+        canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}.  {canvas.credit(first.grid)}")
 
     def show(self, field: Field, truth: Field | None = None) -> None:
         """Draw one lead."""

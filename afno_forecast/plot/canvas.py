@@ -19,9 +19,10 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, ResourceError
-from ..grid import LatLonGrid
+from ..grid import BoxGrid, Grid
 from . import style
-from .sampling import Method, Sampler
+from .boxes import BoxView
+from .sampling import Method, make_sampler
 from .style import FAINT, INK, MUTED, Scale, say
 from .views import View
 
@@ -45,7 +46,7 @@ class MapPanel:
         labels: whether latitudes and longitudes are written.
     """
 
-    def __init__(self, figure: Figure, box: tuple[float, float, float, float], view: View, grid: LatLonGrid, scale: Scale, *,
+    def __init__(self, figure: Figure, box: tuple[float, float, float, float], view: View | BoxView, grid: Grid, scale: Scale, *,
                  method: Method = "smooth", width: int | None = None, lines: bool = True, labels: bool = True) -> None:
         self.view, self.scale, self._lines = view, scale, lines and method == "smooth"
         self.axes: Axes = figure.add_axes(box)
@@ -54,7 +55,7 @@ class MapPanel:
         self.axes.set(xlim=(left, right), ylim=(bottom, top), autoscale_on=False)
         device = figure.get_figwidth() * figure.dpi * box[2]
         columns = width or int(np.clip(device * (1.0 if method == "cells" else 0.6), 200, 1600))
-        self._sampler = Sampler(grid, *view.pixels(columns, rim=3), method)
+        self._sampler = make_sampler(grid, *view.pixels(columns, rim=3), method)
         self._outline = Polygon(view.outline, closed=True, facecolor="none", edgecolor=INK, linewidth=0.8, zorder=6)
         self.axes.add_patch(self._outline)
         self._outline.set_clip_on(False)
@@ -107,9 +108,9 @@ class MapPanel:
         """The artists that `show` changes, in drawing order."""
         return [a for a in (self.image, self._contours) if a is not None]
 
-    def overlay(self, values: Float, variable: str, grid: LatLonGrid, colour: str = "#7d1128") -> None:
+    def overlay(self, values: Float, variable: str, grid: Grid, colour: str = "#7d1128") -> None:
         """Labelled contour lines of another variable, on its own grid; shape (H, W)."""
-        shown = np.ma.masked_invalid(Sampler(grid, *self.view.pixels(len(self._x), rim=3))(values))
+        shown = np.ma.masked_invalid(make_sampler(grid, *self.view.pixels(len(self._x), rim=3))(values))
         y = self.view.extent[2] + (np.arange(len(shown)) + 0.5) / len(shown) * (self.view.extent[3] - self.view.extent[2])
         levels = style.line_levels(variable, shown.compressed().astype(np.float64))
         if not _crosses(shown, levels):
@@ -125,7 +126,7 @@ class MapPanel:
             text.set(fontfamily=style.FONT, zorder=5, fontweight="bold")
             text.set_path_effects([withStroke(linewidth=2.4, foreground=(1, 1, 1, 0.9))])
 
-    def wind(self, u: Float, v: Float, grid: LatLonGrid, form: str, columns: int = 34) -> None:
+    def wind(self, u: Float, v: Float, grid: Grid, form: str, columns: int = 34) -> None:
         """Wind on an even raster of the page, turned with the projection; u east, v north in m/s, shape (H, W). `arrows` or `barbs`."""
         longitude, latitude = self.view.pixels(columns)
         inside = np.isfinite(longitude) & (np.abs(latitude) < 88)
@@ -134,7 +135,7 @@ class MapPanel:
         x, y = np.meshgrid(left + (np.arange(width) + 0.5) / width * (right - left), bottom + (np.arange(rows) + 0.5) / rows * (top - bottom))
         inside &= self._outline.get_path().contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
         x, y, longitude, latitude = x[inside], y[inside], longitude[inside], latitude[inside]
-        east, north = (Sampler(grid, longitude, latitude)(part, is_vector=True).astype(np.float64) for part in (u, v))
+        east, north = (make_sampler(grid, longitude, latitude)(part, is_vector=True).astype(np.float64) for part in (u, v))
         speed = np.hypot(east, north)
         tiny = 1e-3 / np.maximum(speed, 1e-9)
         ahead_x, ahead_y = self.view.project(longitude + east * tiny / np.cos(np.deg2rad(latitude)), latitude + north * tiny)
@@ -182,11 +183,18 @@ def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: Ma
     return axes
 
 
-def spacing_text(grid: LatLonGrid, method: Method) -> str:
+def spacing_text(grid: Grid, method: Method) -> str:
     """`Grid 32 × 64 (5.625°), smooth between grid points`."""
+    if isinstance(grid, BoxGrid):
+        return f"Grid {grid.shape[0]} × {grid.shape[1]}, {'linear between cell centres' if method == 'smooth' else 'one colour a cell'}"
     rows, columns = (float(np.median(np.abs(np.diff(v)))) for v in (grid.latitude, grid.longitude))
     size = f"{columns:.4g}°" if abs(rows - columns) < 0.01 * columns else f"{rows:.4g}° × {columns:.4g}°"
     return f"Grid {grid.shape[0]} × {grid.shape[1]} ({size}), {'smooth between grid points' if method == 'smooth' else 'one colour a cell'}"
+
+
+def credit(grid: Grid) -> str:
+    """Whose lines the map shows; a box shows none."""
+    return "" if isinstance(grid, BoxGrid) else CREDIT
 
 
 def check_output(out: Path, formats: tuple[str, ...] = _FORMATS) -> Path:

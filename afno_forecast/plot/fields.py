@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import times, vocabulary
 from ..errors import ConfigError, DataError
-from ..grid import LatLonGrid, Orientation
+from ..grid import BoxGrid, Geometry, Grid, Orientation
 from ..times import TimeAxis
 
 Float = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Field:
     """
 
     values: Float
-    grid: LatLonGrid
+    grid: Grid
     variable: str
     level: int | None
     units: Units
@@ -168,7 +168,7 @@ def available(ds: xr.Dataset) -> list[str]:
     """Short names of all that can be drawn from a dataset, levels spelt out; a level that a variable lacks is left out."""
     names = []
     for name, item in ds.data_vars.items():
-        if not {"latitude", "longitude"} <= set(item.dims):
+        if _horizontal(item) is None:
             continue
         levels = _levels(item) if "level" in item.coords else [None]
         names += [vocabulary.short_name(str(name), None if level is None else int(level)) for level in levels]
@@ -208,18 +208,29 @@ def _pick(ds: xr.Dataset, asked: str) -> tuple[xr.DataArray, str, int | None]:
             raise DataError(f"'{asked}' has {item.sizes['number']} ensemble members", where="dimension 'number'",
                             fix="choose one (ds.isel(number=0)) or their mean (ds.mean('number', keep_attrs=True)) before drawing")
         item = item.isel(number=0)
-    extra = set(item.dims) - {"time", LEAD, "latitude", "longitude"}
-    if extra or not {"latitude", "longitude"} <= set(item.dims):
+    horizontal = _horizontal(item)
+    if horizontal is None or set(item.dims) - {"time", LEAD, *horizontal}:
         raise DataError(f"'{asked}' has dims {item.dims}; a map needs latitude and longitude, beside time and {LEAD} only",
                         fix="select along the others")
     return item, variable, level
+
+
+def _horizontal(item: xr.DataArray) -> tuple[str, str] | None:
+    """The names of rows and columns; None where there is no map."""
+    return next((pair for pair in (("latitude", "longitude"), ("y", "x")) if set(pair) <= set(item.dims)), None)
+
+
+def _geometry(item: xr.DataArray, horizontal: tuple[str, str]) -> Geometry:
+    """The order of the rows and columns; a box that does not say otherwise wraps, which shows in its outermost half cells only."""
+    rows, columns = (np.asarray(item[name].values, dtype=np.float64) for name in horizontal)
+    return Orientation(rows, columns) if horizontal[0] == "latitude" else BoxGrid(rows, columns)
 
 
 class Series:
     """One variable of a dataset, on one level, at all its times. Values are read only when a map is asked for.
 
     Args:
-        ds: canonical names; dims [time], [prediction_timedelta], [level], latitude, longitude in any order and direction.
+        ds: canonical names; dims [time], [prediction_timedelta], [level], latitude, longitude in any order and direction, or y, x.
         name: any name a person may type: `z500`, `geopotential@500`, `2m_temperature`, `wind_speed@850`.
 
     Raises:
@@ -228,8 +239,10 @@ class Series:
 
     def __init__(self, ds: xr.Dataset, name: str) -> None:
         item, self.variable, self.level = _pick(ds, name)
-        self._item = item.transpose(..., "latitude", "longitude")
-        self._orientation = Orientation(np.asarray(item["latitude"].values), np.asarray(item["longitude"].values))
+        horizontal = _horizontal(item)
+        assert horizontal is not None
+        self._item = item.transpose(..., *horizontal)
+        self._orientation = _geometry(item, horizontal)
         self.grid = self._orientation.grid()
         self.units = units_for(self.variable, item.attrs.get("units"))
         self.short = vocabulary.short_name(self.variable, self.level)

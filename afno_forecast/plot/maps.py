@@ -13,10 +13,11 @@ from PIL import Image
 
 from ..errors import ConfigError, DataError
 from . import canvas, style
+from .boxes import BoxView
 from .canvas import MapPanel
 from .fields import Field, Series, require_values, scores_of, truth_for
 from .film import Film
-from .sampling import Method, Sampler
+from .sampling import Method, make_sampler
 from .style import MUTED, Scale, say
 from .views import Region, View, view_for
 
@@ -70,8 +71,8 @@ def _same_time(series: Series, field: Field) -> Field:
     return found
 
 
-def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: Field | None = None, wind: tuple[Field, Field] | None = None,
-              wind_form: str = "arrows", dpi: float = 150) -> Figure:
+def build_map(field: Field, view: View | BoxView, *, style_name: str = "smooth", overlay: Field | None = None,
+              wind: tuple[Field, Field] | None = None, wind_form: str = "arrows", dpi: float = 150) -> Figure:
     """The page of one map as a figure, 10 inches wide."""
     method = method_of(style_name)
     page, room = 10.0, 0.75
@@ -79,7 +80,7 @@ def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: 
     tall = wide * view.aspect
     height = 1.12 + tall + 1.28
     figure = style.new_figure(page, height, dpi)
-    seen = field.values if view.is_global else Sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector).astype(np.float64)
+    seen = field.values if view.is_global else make_sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector).astype(np.float64)
     scale = style.magnitude(field.variable, [seen])
     box = ((page - wide) / 2 / page, 1.22 / height, wide / page, tall / height)
     panel = MapPanel(figure, box, view, field.grid, scale, method=method, lines=overlay is None and wind is None)
@@ -97,7 +98,7 @@ def build_map(field: Field, view: View, *, style_name: str = "smooth", overlay: 
     there = seen[np.isfinite(seen)]
     span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}.  ".replace("-", "−") if len(there) else "No values.  "
     barbs = "Barbs: half 2.5, full 5, flag 25 m/s.  " if wind is not None and wind_form == "barbs" else ""
-    canvas.footer(figure, f"{span}{barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.CREDIT}")
+    canvas.footer(figure, f"{span}{barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.credit(field.grid)}")
     return figure
 
 
@@ -153,7 +154,7 @@ class ComparePage:
         columns: picture columns a map is sampled at; None for the panel's pixels.
     """
 
-    def __init__(self, view: View, first: Field, scale: Scale, error_scale: Scale, *, method: Method = "smooth", width: float = 12.0,
+    def __init__(self, view: View | BoxView, first: Field, scale: Scale, error_scale: Scale, *, method: Method = "smooth", width: float = 12.0,
                  dpi: float = 150, columns: int | None = None) -> None:
         gap, edge = 0.34, 0.5
         wide = min((width - 2 * edge - gap) / 2, 5.4 / view.aspect)
@@ -175,7 +176,7 @@ class ComparePage:
                              linespacing=1.75) for dx in (0.0, 2.5)]
         self._bars_done = False
         self._film: Film | None = None
-        canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}; scores with exact cell areas.  {canvas.CREDIT}")
+        canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}; scores with exact cell areas.  {canvas.credit(first.grid)}")
 
     def show(self, forecast: Field, truth: Field | None, persistence: Field | None = None) -> None:
         """Draw one lead. `persistence`: the truth at init time, for its score; all in the same units and on the same grid."""
@@ -246,7 +247,7 @@ def persistence_of(forecast: Field, truth: Series) -> Field | None:
     return truth.at(forecast.init)
 
 
-def build_compare(forecast: Field, truth: Field, view: View, *, persistence: Field | None = None, style_name: str = "smooth",
+def build_compare(forecast: Field, truth: Field, view: View | BoxView, *, persistence: Field | None = None, style_name: str = "smooth",
                   dpi: float = 150) -> ComparePage:
     """The page of forecast, truth and error; forecast and truth share their levels, the error's are symmetric about zero."""
     scale = style.magnitude(forecast.variable, [forecast.values, truth.values])

@@ -217,7 +217,7 @@ def _head(series: Series, forecast: xr.Dataset, truth: xr.Dataset | None, scores
 
 
 def _foot(forecast: xr.Dataset, truth: xr.Dataset | None) -> str:
-    rows: dict[str, str] = {"Coastlines": "Made with Natural Earth, public domain"}
+    rows: dict[str, str] = {"Coastlines": "Made with Natural Earth, public domain"} if "latitude" in forecast.dims else {}
     for name, ds in (("Forecast", forecast), ("Truth", truth)):
         for key in ("institution", "source", "license", "history", "references"):
             if ds is not None and ds.attrs.get(key):

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid import LatLonGrid
+from ..grid import BoxGrid, Grid, LatLonGrid
+from .boxes import BoxSampler
 
 Float = NDArray[np.float64]
 Method = Literal["smooth", "cells"]
@@ -56,6 +57,11 @@ def _row_positions(grid: LatLonGrid) -> Float:
 def _cubic(t: Float) -> NDArray[np.float32]:
     """Catmull-Rom weights of the four neighbours at fraction t; shape (4, ...)."""
     return np.stack([((2 - t) * t - 1) * t / 2, (t * t * (3 * t - 5) + 2) / 2, ((4 - 3 * t) * t + 1) * t / 2, (t - 1) * t * t / 2]).astype(np.float32)
+
+
+def make_sampler(grid: Grid, longitude: Float, latitude: Float, method: Method = "smooth") -> Sampler | BoxSampler:
+    """What takes maps of a grid to points: degrees on the globe, x and y in a box."""
+    return BoxSampler(grid, longitude, latitude, method) if isinstance(grid, BoxGrid) else Sampler(grid, longitude, latitude, method)
 
 
 class Sampler:

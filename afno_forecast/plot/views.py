@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, ResourceError
-from ..grid import LatLonGrid
+from ..grid import BoxGrid, Grid
+from .boxes import BoxView, box_view
 
 Float = NDArray[np.float64]
 Region = tuple[float, float, float, float]
@@ -117,11 +118,12 @@ def _shifted(values: Float, rows: int, columns: int) -> Float:
     return np.pad(values, 1, constant_values=np.nan)[1 - rows: 1 - rows + tall, 1 - columns: 1 - columns + wide]
 
 
-def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None) -> View:
+def view_for(grid: Grid, projection: str | None = None, region: Region | None = None,
+             center: tuple[float, float] | None = None) -> View | BoxView:
     """The view of a map.
 
     Args:
-        grid: of the data; a limited area is shown whole when no region is given.
+        grid: of the data; a limited area is shown whole when no region is given, and a box always.
         projection: one of `NAMES`; None takes robinson for a global grid, platecarree for a region.
         region: (west, east, south, north) in degrees; west may be greater than east, across the date line.
         center: (longitude, latitude) in the middle; only orthographic and lambert can be centred on a latitude, others take 0 (a polar map the pole).
@@ -129,6 +131,10 @@ def view_for(grid: LatLonGrid, projection: str | None = None, region: Region | N
     Raises:
         ConfigError: no such projection, a region that is none, or a center that the projection cannot have.
     """
+    if isinstance(grid, BoxGrid):
+        if projection is not None or region is not None or center is not None:
+            raise ConfigError("a box has no projection, region or center", fix="leave --projection, --region and --center out")
+        return box_view(grid)
     name = projection or ("robinson" if region is None and grid.is_global else "platecarree")
     name = name.lower().replace("_", "").replace("-", "").replace(" ", "")
     if name not in NAMES:

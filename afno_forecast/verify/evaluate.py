@@ -77,7 +77,7 @@ class ForecastFile:
         self._ds = forecast if isinstance(forecast, xr.Dataset) else open_forecast(forecast)
         self.name = "forecast" if isinstance(forecast, xr.Dataset) else _metric_ending(forecast.stem)
         axis = TimeAxis.from_xarray(self._ds["time"])
-        _require_same(forecast_grid(self._ds, wraps=truth.grid.periodic), truth.grid, axis.calendar, truth.times.calendar)
+        _require_same(forecast_grid(self._ds, like=truth.grid), truth.grid, axis.calendar, truth.times.calendar)
         self.init_seconds: NDArray[np.int64] = axis.seconds
         self.lead_seconds: NDArray[np.int64] = self._ds["prediction_timedelta"].values.astype("timedelta64[s]").astype(np.int64)
         self._inits = {int(s): i for i, s in enumerate(self.init_seconds)}

@@ -60,11 +60,12 @@ def open_forecast(path: Path | str) -> xr.Dataset:
     return _order(_gather_levels(ds, path))
 
 
-def forecast_grid(ds: xr.Dataset, *, wraps: bool = True) -> Grid:
-    """The grid of a dataset in canonical form; files do not say whether a box wraps."""
+def forecast_grid(ds: xr.Dataset, *, like: Grid | None = None) -> Grid:
+    """The grid of a dataset in canonical form; files do not say whether a box wraps: `like` does, both directions without it."""
     if "latitude" in ds.dims:
         return LatLonGrid(ds["latitude"].values, ds["longitude"].values)
-    return BoxGrid(ds["y"].values, ds["x"].values, wraps)
+    wraps, rows_wrap = (like.wraps, like.rows_wrap) if isinstance(like, BoxGrid) else (True, True)
+    return BoxGrid(ds["y"].values, ds["x"].values, wraps, rows_wrap)
 
 
 def forecast_channels(ds: xr.Dataset) -> ChannelSet:

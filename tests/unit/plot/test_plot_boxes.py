@@ -1,0 +1,45 @@
+"""Boxes of PDEs are drawn by the same functions as the globe, without projection or coastlines."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+from afno_forecast.errors import ConfigError
+from afno_forecast.grid import BoxGrid
+from afno_forecast.plot.boxes import BoxSampler, box_view
+from afno_forecast.plot.maps import plot_compare, plot_map
+
+Y, X = np.arange(5) * 0.5, np.arange(8) * 0.25
+
+
+def forecast() -> xr.Dataset:
+    values = np.random.default_rng(0).normal(size=(1, 2, 5, 8)).astype("f4")
+    return xr.Dataset({"density": (("time", "prediction_timedelta", "y", "x"), values, {"units": "1"})},
+                      {"time": [np.datetime64("2000-01-01", "ns")], "prediction_timedelta": np.asarray([3600, 7200]).astype("m8[s]").astype("m8[ns]"),
+                       "y": Y, "x": X})
+
+
+def test_a_box_is_drawn_whole_and_compared_with_its_truth(tmp_path):
+    ds = forecast()
+    plot_map(ds, "density", tmp_path / "map.png", lead="2h", style="cells", dpi=40)
+    truth = xr.Dataset({"density": (("time", "y", "x"), ds["density"].values[0] + 1, {"units": "1"})},
+                       {"time": np.datetime64("2000-01-01T01", "ns") + np.arange(2) * np.timedelta64(1, "h"), "y": Y, "x": X})
+    plot_compare(ds, truth, "density", tmp_path / "compare.png", lead="1h", dpi=40)
+    for name in ("map.png", "compare.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.convert("L").getextrema() != (255, 255)
+    with pytest.raises(ConfigError, match="a box has no projection"):
+        plot_map(ds, "density", tmp_path / "map.png", lead="2h", projection="robinson")
+
+
+def test_the_sampler_is_linear_and_goes_round_where_the_box_does():
+    grid = BoxGrid(Y, X)
+    values = np.random.default_rng(1).normal(size=(5, 8))
+    points_x, points_y = np.asarray([X[2], 0.5 * (X[2] + X[3]), X[-1] + 0.125]), np.asarray([Y[1], Y[1], Y[4]])
+    expected = [values[1, 2], 0.5 * (values[1, 2] + values[1, 3]), 0.5 * (values[4, -1] + values[4, 0])]
+    np.testing.assert_allclose(BoxSampler(grid, points_x, points_y)(values), expected, rtol=1e-6)
+    walls = BoxSampler(BoxGrid(Y, X, wraps=False), points_x, points_y)(values)
+    assert walls[2] == np.float32(values[4, -1])
+    x, y = box_view(grid).pixels(64)
+    np.testing.assert_array_equal(np.unique(BoxSampler(grid, x, y, "cells")(values)), np.unique(values.astype("f4")))
