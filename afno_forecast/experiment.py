@@ -171,6 +171,9 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     _require_same_experiment(folder, experiment, resume)
     store = _open_store(experiment)
     train, validation = check_periods(experiment, store)
+    others = [step for step in time_steps_of(experiment.model, parse_duration(experiment.data.time_step)) if step != store.time_step]
+    if others:
+        echo(f"note: the change over {', '.join(map(format_duration, others))} is measured on the store's states, as its statistics lack it")
     inputs = model_inputs(experiment, store)
     forecaster = _build(experiment, inputs)
     for name in forecaster.normalizer.constant:
