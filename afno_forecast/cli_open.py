@@ -22,8 +22,8 @@ from .errors import ConfigError, DataError, printable
 from .times import format_duration, format_instant
 from .verify.evaluate import evaluate
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
-from .verify.online import References, ScoreSettings
 from .verify.score_file import check_scores_path, default_name, format_table, write_scores
+from .verify.settings import References, ScoreSettings
 
 LEAD = "prediction_timedelta"
 """The coordinate of a forecast's lead times on disk."""

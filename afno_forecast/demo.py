@@ -28,9 +28,9 @@ from .plot.report import write_report
 from .times import parse_duration
 from .verify.evaluate import evaluate
 from .verify.forecasts import open_forecast
-from .verify.online import References
 from .verify.score_file import write_scores
 from .verify.scores import pick
+from .verify.settings import References
 
 Echo = Callable[[str], None]
 INITS = "2002-01-01/2002-01-25/2d"

@@ -66,6 +66,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("total_column_water_vapour", "tcwv", "atmosphere_mass_content_of_water_vapor", "kg m-2", "Total column water vapour"),
     Variable("total_precipitation_6hr", "tp6h", "lwe_thickness_of_precipitation_amount", "m", "6 h precipitation", aliases=("tp_6h", "tp06"),
              display=("mm", 1000.0, 0.0)),
+    Variable("total_precipitation_24hr", "tp24h", "lwe_thickness_of_precipitation_amount", "m", "24 h precipitation", aliases=("tp_24h", "tp24"),
+             display=("mm", 1000.0, 0.0)),
     Variable("total_precipitation", "tp", "lwe_thickness_of_precipitation_amount", "m", "Precipitation", display=("mm", 1000.0, 0.0)),
     Variable("precipitation_flux", "pr", "precipitation_flux", "kg m-2 s-1", "Precipitation rate", display=("mm/day", 86400.0, 0.0)),
     Variable("sea_surface_temperature", "sst", "sea_surface_temperature", "K", "Sea surface temperature", display=_CELSIUS),

@@ -63,6 +63,11 @@ class Rival(Protocol):
         """Ending of its metrics' names: `rmse_<name>`."""
         ...
 
+    @property
+    def num_members(self) -> int:
+        """Members of its ensemble; 1 for a single forecast."""
+        ...
+
     def covers(self, init: int, lead: int) -> bool:
         """Whether it has a forecast of this init and lead time, in seconds."""
         ...
@@ -108,6 +113,7 @@ class Persistence:
     """The analysis at the init time, for every lead time."""
 
     name = "persistence"
+    num_members = 1
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
@@ -131,6 +137,7 @@ class Expected:
     """
 
     name = "climatology"
+    num_members = 1
 
     def __init__(self, climatology: Climatology, channels: ChannelSet, calendar: str) -> None:
         self._climatology = climatology
@@ -169,7 +176,7 @@ class OtherYears:
         self._truth = Truth(record, channels)
         self._times = record.times
         self._days, self._hours = record.times.day_of_year(), record.times.second_of_day()
-        self._num_members = num_members
+        self.num_members = num_members
         self._seed = seed
 
     def covers(self, init: int, lead: int) -> bool:
@@ -187,9 +194,9 @@ class OtherYears:
     def members(self, init: int, lead: int) -> NDArray[Any] | None:
         """The members, in the order of time; None where there are fewer candidates than members."""
         candidates = self.candidates(init + lead)
-        if len(candidates) < self._num_members:
+        if len(candidates) < self.num_members:
             return None
-        drawn = np.random.default_rng((self._seed, (init + lead) % (1 << 63))).choice(candidates, self._num_members, replace=False)
+        drawn = np.random.default_rng((self._seed, (init + lead) % (1 << 63))).choice(candidates, self.num_members, replace=False)
         return np.stack([self._truth.at(int(s)) for s in np.sort(drawn)])
 
 

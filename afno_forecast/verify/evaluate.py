@@ -20,7 +20,8 @@ from ..times import TimeAxis, format_duration
 from .baselines import Analyses
 from .derived import derive
 from .forecasts import forecast_channels, forecast_grid, num_members, open_forecast, read_members
-from .online import OnlineScorer, References, ScoreSettings
+from .online import OnlineScorer
+from .settings import References, ScoreSettings
 
 _BLOCK_BYTES = 1 << 27  # of float32 read at once from each forecast
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,56 +20,27 @@ from ..channels import ChannelSet
 from ..data.store import match_channels
 from ..errors import DataError
 from ..times import format_duration, format_instant
+from .assemble import joined, per_lead, renamed, versus, with_rain
 from .baselines import Analyses, Expected, OtherYears, Persistence, Rival, Truth, require_climatology_fits
 from .derived import derive, with_derived
 from .deterministic import Deterministic
 from .ensemble import Ensemble
+from .extremes import Extremes, departure_quantiles
+from .precipitation import DAILY, DAY_PARTS, DailySums, Seeps, daily_sum, rain_climate, six_hourly
 from .rows import load_rows, save_rows
 from .sample import Family
-from .score_names import metric_coordinates
+from .score_names import name_scores
 from .scores import Array, Scorer, to_numpy
+from .settings import References, ScoreSettings
+from .significance import compare
+from .spectra import Spectra, make_bands
 
 if TYPE_CHECKING:
-    from ..data.climatology import Climatology
+    pass
 
-KINDS = ("deterministic", "ensemble")
 KEPT_ATTRIBUTES = ("title", "model", "source", "institution", "license")
 """Attributes of a forecast file that its score file repeats."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What is computed.
-
-    Args:
-        regions: WeatherBench's names, `land`, `sea`; None for all that have cells.
-        kinds: families of scores, of `KINDS`; what the data do not allow is left out and said.
-        seed: of every draw: ties in rank histograms, members of the probabilistic climatology, bootstrap.
-        climatology_members: members of the probabilistic climatology; None for as many as the forecast has, 0 for none.
-    """
-
-    regions: tuple[str, ...] | None = None
-    kinds: tuple[str, ...] = KINDS
-    seed: int = 0
-    climatology_members: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class References:
-    """What forecasts are compared with besides the truth.
-
-    Args:
-        climatology: of the training period; None for no anomaly correlation and no climatology scores.
-        record: analyses of the training period, for members of other years and thresholds of extremes; None for neither.
-        land_fraction: part of each cell that is land, shape (H, W); None for no regions `land` and `sea`.
-        rivals: other forecasts; only cases that all of them cover are scored.
-    """
-
-    climatology: Climatology | None = None
-    record: Analyses | None = None
-    land_fraction: NDArray[np.floating] | None = None
-    rivals: tuple[Rival, ...] = ()
 
 
 class OnlineScorer:
@@ -82,6 +52,7 @@ class OnlineScorer:
 
     ::
 
+        # References and ScoreSettings: verify.settings; write_scores: verify.score_file
         scorer = OnlineScorer(states, forecaster.channels, inits, leads, num_members=50, references=References(climatology=...))
         for state in rollout(...):
             scorer.update(state_inits, state.lead_seconds, state.fields_BCHW, numbers=members_of_batch)
@@ -120,7 +91,9 @@ class OnlineScorer:
                            ("prognostic", "diagnostic")]
         self._expected = self._make_expected()
         self._rivals = self._make_rivals()
-        self._scorers = self._make_scorers()
+        self._shared = self._make_shared()
+        self._scorers = {name: self._make_scorer(name) for name in ("", *(r.name for r in self._rivals))}
+        self._rain = self._make_rain()
         self._waiting: dict[tuple[int, int], tuple[NDArray[np.float32], set[int]]] = {}
 
     def _make_expected(self) -> Expected | None:
@@ -142,23 +115,43 @@ class OnlineScorer:
                 rivals.append(OtherYears(record, self.channels, members, self.settings.seed))
         return (*rivals, *self.references.rivals)
 
-    def _make_scorers(self) -> dict[str, Scorer]:
-        """One for the forecast, under the name "", and one for each rival."""
-        grid, land = self.truth.analyses.grid, self.references.land_fraction
-        scorers = {}
-        for name in ("", *(r.name for r in self._rivals)):
-            plain = name in (Persistence.name, Expected.name)
-            families: list[Family] = [Deterministic()] if plain else self._families(name)
-            scorers[name] = Scorer(self.channels, grid, regions=self.settings.regions, calendar=self.calendar,
-                                   missing_ok=name == Expected.name, families=families, land_fraction=land)
-        return scorers
-
-    def _families(self, name: str) -> list[Family]:
-        members = self.num_members if name == "" else 2 if name == OtherYears.name else 1
+    def _make_shared(self) -> list[Family]:
+        """Families that every forecast has, whatever its members."""
         families: list[Family] = [Deterministic()]
-        if members > 1 and "ensemble" in self.settings.kinds:
-            families.append(Ensemble(self.settings.seed))
+        grid, references = self.truth.analyses.grid, self.references
+        if "spectra" in self.settings.kinds and make_bands(grid):
+            families.append(Spectra(grid, self.settings.energy_ratio))
+        if "extremes" in self.settings.kinds:
+            departures = None
+            if references.record is not None and references.climatology is not None:
+                departures = departure_quantiles(references.record, references.climatology, self.channels, self.settings.quantiles)
+            families.append(Extremes(self.settings.quantiles, departures))
         return families
+
+    def _make_scorer(self, name: str) -> Scorer:
+        """For the forecast, under the name "", or a rival."""
+        plain = name in (Persistence.name, Expected.name)
+        families: list[Family] = [Deterministic()] if plain else list(self._shared)
+        if self._members_of(name) > 1 and "ensemble" in self.settings.kinds:
+            families.append(Ensemble(self.settings.seed))
+        return Scorer(self.channels, self.truth.analyses.grid, regions=self.settings.regions, calendar=self.calendar,
+                      missing_ok=name == Expected.name, families=families, land_fraction=self.references.land_fraction)
+
+    def _members_of(self, name: str) -> int:
+        return self.num_members if name == "" else next(r.num_members for r in self._rivals if r.name == name)
+
+    def _make_rain(self) -> dict[str, tuple[DailySums, Scorer]]:
+        """Sums and scores of 24 h precipitation, for the forecast and each rival; none without 6 h precipitation or its climate."""
+        if "precipitation" not in self.settings.kinds or six_hourly(self.channels) is None or self.references.record is None:
+            return {}
+        climate = rain_climate(self.references.record)
+        if climate is None:
+            return {}
+        names = ("", *(r.name for r in self._rivals if r.name != Expected.name))
+        grid, settings = self.truth.analyses.grid, self.settings
+        return {name: (DailySums(self.lead_seconds.tolist()),
+                       Scorer(ChannelSet((DAILY,)), grid, regions=settings.regions, calendar=self.calendar,
+                              families=[Deterministic(), Seeps(climate)], land_fraction=self.references.land_fraction)) for name in names}
 
     def wants(self, init: int, lead: int) -> bool:
         """Whether a case is scored: asked for, with truth at init and valid time, and covered by every rival; seconds."""
@@ -210,6 +203,7 @@ class OnlineScorer:
         if len(members_ECHW) != self.num_members:
             raise DataError(f"{len(members_ECHW)} members given, {self.num_members} announced", fix="give whole ensembles")
         truth_CHW = self.truth.at(init + lead)
+        self._add_rain("", init, lead, members_ECHW)
         expected_CHW = None if self._expected is None else self._expected.at(init + lead)
         key = np.asarray([init], dtype=np.int64)
         expected = None if expected_CHW is None else expected_CHW[None]
@@ -222,28 +216,45 @@ class OnlineScorer:
             members = rival.members(init, lead)
             if members is not None:
                 self._scorers[rival.name].update(key, lead, members[None], truth_CHW[None], expected)
+                self._add_rain(rival.name, init, lead, members)
+
+    def _add_rain(self, name: str, init: int, lead: int, members_ECHW: NDArray[np.float32]) -> None:
+        at = six_hourly(self.channels)
+        if name not in self._rain or at is None:
+            return
+        sums, scorer = self._rain[name]
+        for end, amount_EHW in sums.add(init, lead, members_ECHW[:, at]):
+            parts = [init + end - k for k in DAY_PARTS]
+            if all(self.truth.has(s) for s in parts):
+                truth_HW = daily_sum([self.truth.at(s)[at] for s in parts])
+                scorer.update(np.asarray([init], dtype=np.int64), end, amount_EHW[None, :, None], truth_HW[None, None])
+
+    def _all_scorers(self) -> dict[str, Scorer]:
+        """Every scorer by a name of its own, for merging and saving."""
+        return self._scorers | {f"{name}/precipitation": scorer for name, (_, scorer) in self._rain.items()}
 
     def merge(self, other: OnlineScorer) -> None:
         """Add what another scorer of the same plan has. Raises DataError when they differ or a case comes twice."""
-        if self._scorers.keys() != other._scorers.keys():
+        theirs = other._all_scorers()
+        if self._all_scorers().keys() != theirs.keys():
             raise DataError("two scorers with different rivals cannot be merged")
-        for name, scorer in self._scorers.items():
-            scorer.merge(other._scorers[name])
+        for name, scorer in self._all_scorers().items():
+            scorer.merge(theirs[name])
 
     def save(self, path: Path, *, inits: Sequence[int] | None = None) -> None:
         """Write what has been scored to a file (`.npz`) that appears whole; of some init times only, or of all. Raises ResourceError."""
-        save_rows(path, {name: {k: v for k, v in s.rows.items() if inits is None or k[0] in inits} for name, s in self._scorers.items()},
-                  self._identity())
+        rows = {name: {k: v for k, v in s.rows.items() if inits is None or k[0] in inits} for name, s in self._all_scorers().items()}
+        save_rows(path, rows, self._identity())
 
     def load(self, path: Path) -> int:
         """Add what `save` wrote for the same plan; returns how many cases. Raises DataError for another plan, or a case that is there already."""
         found = load_rows(path, self._identity())
-        for name, rows in found.items():
-            self._scorers[name].add_rows(rows)
+        for name, scorer in self._all_scorers().items():
+            scorer.add_rows(found.get(name, {}))
         return len(found.get("", {}))
 
     def _identity(self) -> str:
-        plan = (self.channels.names, self._scorers[""].region_names, self.num_members, self.settings, sorted(self._scorers), self.calendar)
+        plan = (self.channels.names, self._scorers[""].region_names, self.num_members, self.settings, sorted(self._all_scorers()), self.calendar)
         return repr(plan)
 
     def finalize(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -262,16 +273,33 @@ class OnlineScorer:
         parts = [self._scorers[""].finalize()]
         for rival in self._rivals:
             if len(self._scorers[rival.name]):
-                parts.append(_renamed(self._scorers[rival.name].finalize(), rival.name))
-        scores = _joined(parts)
+                parts.append(renamed(self._scorers[rival.name].finalize(), rival.name, with_crps="crps" in parts[0]["metric"].values))
+        scores = joined([*parts, *self._significance()])
+        scores = with_rain(scores, {name: scorer for name, (_, scorer) in self._rain.items()})
         skipped = self._skipped(self._lacks_truth)
-        scores["num_inits_skipped"] = _per_lead(skipped, self.lead_seconds, scores, "forecasts not scored because the truth lacks their init or "
+        scores["num_inits_skipped"] = per_lead(skipped, self.lead_seconds, scores, "forecasts not scored because the truth lacks their init or "
                                                 "valid time")
         notes = [*self._notes(skipped), *(n for n in str(parts[0].attrs["notes"]).splitlines() if n)]
         scores.attrs = {"notes": "\n".join(notes), "num_forecasts": len(self.init_seconds), "num_members": self.num_members,
                         "seed": self.settings.seed, "rivals": " ".join(r.name for r in self._rivals if len(self._scorers[r.name]))}
         scores.attrs |= {key: attrs[key] for key in KEPT_ATTRIBUTES if attrs and key in attrs}
         return scores
+
+    def _significance(self) -> list[xr.Dataset]:
+        """Differences from each rival with their intervals, `<metric>_vs_<rival>`."""
+        block = self.settings.block_seconds
+        if block is None:
+            return []
+        ours, parts = self._scorers[""], []
+        for rival in self._rivals:
+            by_lead = [compare(ours, self._scorers[rival.name], lead, block_seconds=block, replicates=self.settings.replicates,
+                               seed=self.settings.seed) for lead in ours.leads]
+            shape = (len(ours.region_names), len(self.channels))
+            names = dict.fromkeys(m for found in by_lead for m in found)
+            if names:
+                values = {versus(m, rival.name): np.stack([f.get(m, np.full(shape, np.nan)) for f in by_lead], axis=1) for m in names}
+                parts.append(name_scores(values, self.channels, ours.region_names, ours.leads))
+        return parts
 
     def _lacks_truth(self, init: int, lead: int) -> bool:
         return not (self.truth.has(init) and self.truth.has(init + lead))
@@ -308,21 +336,3 @@ def _common(offered: ChannelSet, available: ChannelSet) -> ChannelSet:
     return common
 
 
-def _renamed(part: xr.Dataset, name: str) -> xr.Dataset:
-    """A rival's scores: its name after each metric's."""
-    return part.assign_coords(metric=[f"{m}_{name}" for m in part["metric"].values])
-
-
-def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Scores of all along `metric`; tables and counts are the forecast's."""
-    named = [str(name) for name, item in parts[0].data_vars.items() if "metric" in item.dims]
-    scores = xr.concat([p[[n for n in named if n in p]] for p in parts], dim="metric", data_vars="all", coords="different", compat="equals",
-                       join="outer", combine_attrs="override")
-    scores = scores.assign_coords(metric_coordinates([str(m) for m in scores["metric"].values]))
-    return scores.assign({str(n): parts[0][n] for n in parts[0].data_vars if str(n) not in named})
-
-
-def _per_lead(counts: NDArray[np.int64], lead_seconds: NDArray[np.int64], scores: xr.Dataset, text: str) -> xr.DataArray:
-    lead_time = lead_seconds.astype("timedelta64[s]").astype("timedelta64[ns]")
-    array = xr.DataArray(counts, dims="lead_time", coords={"lead_time": lead_time}, attrs={"long_name": text, "units": "1"})
-    return array.sel(lead_time=scores["lead_time"])

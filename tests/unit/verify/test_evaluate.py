@@ -21,9 +21,9 @@ from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import STANDARD, TimeAxis
 from afno_forecast.verify.evaluate import evaluate
 from afno_forecast.verify.forecasts import open_forecast
-from afno_forecast.verify.online import References, ScoreSettings
 from afno_forecast.verify.score_file import default_name, format_table, write_scores
 from afno_forecast.verify.scores import pick, relative_to_persistence
+from afno_forecast.verify.settings import References, ScoreSettings
 
 SHARED = Path(__file__).parents[3].parent / "shared"
 CHANNELS = ChannelSet((Channel("2m_temperature", None, "K"), Channel("geopotential", 500, "m2 s-2"), Channel("temperature", 850, "K")))

@@ -15,7 +15,8 @@ from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.times import TimeAxis
 from afno_forecast.verify.evaluate import evaluate
-from afno_forecast.verify.online import OnlineScorer, References, ScoreSettings
+from afno_forecast.verify.online import OnlineScorer
+from afno_forecast.verify.settings import References, ScoreSettings
 
 HOUR = 3600
 START = 1_577_836_800  # 2020-01-01

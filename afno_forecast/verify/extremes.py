@@ -1,0 +1,147 @@
+"""Whether a forecast keeps the extremes: their size (quantile ratio) and their place (SEDI).
+
+- `quantile_ratio_Q`: (q_f - m_o) / (q_o - m_o), where q_f and q_o are the area-weighted Q-quantiles of forecast and truth over a region,
+  m_o the truth's median, numerator and denominator each the mean over inits. 1: extremes as large as the truth's, below: damped. Being
+  measured from the median it does not depend on where a unit has its zero.
+- `sedi_Q`: symmetric extremal dependence index (Ferro and Stephenson 2011) of the event "beyond the Q-quantile": above for Q > 0.5, else
+  below. With hit rate H and false alarm rate F, areas added over inits: (ln F - ln H - ln(1-F) + ln(1-H)) / (ln F + ln H + ln(1-F) +
+  ln(1-H)), H and F kept 1e-6 away from 0 and 1 as in WeatherBench-X. 1: perfect, 0: by chance.
+
+The threshold at a cell is the climatology of the valid time plus the Q-quantile, over the training period, of the departure from
+climatology there; of a long record on a fine grid from as many states, spread evenly over it, as take half a gigabyte. An ensemble's
+scores are means over its members.
+"""
+
+# E member, C channel, H latitude row, W longitude column, Q quantile, R region
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..channels import ChannelSet
+from .baselines import Analyses, climatology_states
+from .regions import AreaMeans
+from .sample import Float, Rows, Sample, Table
+
+if TYPE_CHECKING:
+    from ..data.climatology import Climatology
+
+_RATE_FLOOR = 1e-6
+_BLOCK_BYTES = 1 << 29
+
+
+def percent(quantile: float) -> str:
+    """A quantile as the ending of a metric's name: 0.95 -> `95`, 0.995 -> `99.5`."""
+    return f"{100 * quantile:g}"
+
+
+def departure_quantiles(record: Analyses, climatology: Climatology, channels: ChannelSet, quantiles: Sequence[float]) -> NDArray[np.float32]:
+    """Quantiles over a record of the departure from climatology at each cell; linear between order statistics.
+
+    Args:
+        record: analyses of the training period.
+        climatology: of that period.
+        channels: what to compute; NaN for those that record or climatology lack.
+        quantiles: between 0 and 1.
+
+    Returns:
+        float32, shape (Q, C, H, W).
+    """
+    rows, columns = record.grid.shape
+    out = np.full((len(quantiles), len(channels), rows, columns), np.nan, np.float32)
+    known = ChannelSet(tuple(c for c in channels if c.name in record.channels.names and c.name in climatology.channels.names))
+    if not len(known):
+        return out
+    limit = max(2, _BLOCK_BYTES // (4 * rows * columns))
+    chosen = np.unique(np.linspace(0, len(record.times) - 1, min(limit, len(record.times))).round().astype(np.int64))
+    group = max(1, limit // len(chosen))
+    for first in range(0, len(known), group):
+        part = ChannelSet(known.channels[first:first + group])
+        index = [record.channels.names.index(n) for n in part.names]
+        departures = np.empty((len(chosen), len(part), rows, columns), np.float32)
+        for n in range(len(chosen)):
+            at = chosen[n:n + 1]
+            expected = climatology_states(climatology, part, record.times.seconds[at], record.times.calendar)[0]
+            departures[n] = record.read(at)[0][index] - expected
+        out[:, [channels.names.index(n) for n in part.names]] = np.quantile(departures, quantiles, axis=0)
+    return out
+
+
+class Extremes:
+    """Quantile ratios and SEDI.
+
+    Args:
+        quantiles: between 0 and 1, not 0.5.
+        departures: of the thresholds from climatology, (Q, C, H, W); None for no SEDI.
+    """
+
+    def __init__(self, quantiles: Sequence[float], departures: NDArray[np.float32] | None) -> None:
+        self.quantiles = tuple(quantiles)
+        self._departures = departures
+
+    def reduce(self, sample: Sample, areas: AreaMeans) -> Rows:
+        """`quantiles` (2, Q + 1, R, C): of forecast and truth, the median first; `events` (3, Q, R, C): hits, false alarms, misses."""
+        levels = np.asarray((0.5, *self.quantiles))
+        forecast = np.stack([_weighted_quantiles(m, levels, areas) for m in sample.members_ECHW]).sum(axis=0) / sample.num_members
+        rows = {"quantiles": np.stack([forecast, _weighted_quantiles(sample.truth_CHW, levels, areas)])}
+        if self._departures is not None and sample.climatology_CHW is not None:
+            rows["events"] = np.stack([self._events(q, sample, areas) for q in range(len(self.quantiles))], axis=1)
+        return rows
+
+    def _events(self, q: int, sample: Sample, areas: AreaMeans) -> Float:
+        """Areas of hits, false alarms and misses; (3, R, C). NaN where there is no threshold."""
+        assert self._departures is not None and sample.climatology_CHW is not None
+        sign = 1.0 if self.quantiles[q] > 0.5 else -1.0
+        threshold_CHW = sign * np.add(sample.climatology_CHW, self._departures[q, sample.channels], dtype=np.float64)
+        known = np.where(np.isnan(threshold_CHW), np.nan, 1.0)
+        truth = sign * np.asarray(sample.truth_CHW, dtype=np.float64) > threshold_CHW
+        totals = np.zeros((3, *truth.shape))
+        for member_CHW in sample.members_ECHW:
+            ours = sign * np.asarray(member_CHW, dtype=np.float64) > threshold_CHW
+            totals += np.stack([ours & truth, ours & ~truth, ~ours & truth])
+        return np.stack([areas(t * known) for t in totals / sample.num_members])
+
+    def scores(self, mean: Mapping[str, Float]) -> dict[str, Float]:
+        """See the definitions at the top of the file."""
+        result = {}
+        forecast, truth = np.take(mean["quantiles"], 0, axis=-4), np.take(mean["quantiles"], 1, axis=-4)
+        median = np.take(truth, 0, axis=-3)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for q, quantile in enumerate(self.quantiles):
+                ours, theirs = np.take(forecast, q + 1, axis=-3), np.take(truth, q + 1, axis=-3)
+                result[f"quantile_ratio_{percent(quantile)}"] = (ours - median) / (theirs - median)
+            if "events" in mean:
+                for q, quantile in enumerate(self.quantiles):
+                    hits, false, missed = (np.take(np.take(mean["events"], k, axis=-4), q, axis=-3) for k in range(3))
+                    result[f"sedi_{percent(quantile)}"] = sedi(hits, false, missed)
+        return result
+
+    def tables(self, mean: Mapping[str, Float]) -> tuple[Table, ...]:
+        """None."""
+        return ()
+
+
+def sedi(hits: Float, false: Float, missed: Float) -> Float:
+    """Symmetric extremal dependence index of parts of the area; NaN where the event, or its absence, never happened."""
+    hit_rate = np.clip(hits / (hits + missed), _RATE_FLOOR, 1 - _RATE_FLOOR)
+    false_rate = np.clip(false / (1 - hits - missed), _RATE_FLOOR, 1 - _RATE_FLOOR)
+    h, f, no_h, no_f = np.log(hit_rate), np.log(false_rate), np.log(1 - hit_rate), np.log(1 - false_rate)
+    return np.asarray((f - h - no_f + no_h) / (f + h + no_f + no_h))
+
+
+def _weighted_quantiles(field_CHW: NDArray[np.floating], levels: Float, areas: AreaMeans) -> Float:
+    """The smallest value up to which at least the level's part of the area lies; (C, H, W) -> (Q, R, C)."""
+    flat = np.asarray(field_CHW, dtype=np.float64).reshape(len(field_CHW), -1)
+    result = np.empty((len(levels), len(areas.regions), len(flat)))
+    order = np.argsort(flat, axis=1, kind="stable")
+    for r, region in enumerate(areas.regions):
+        weights = areas.weights(region).ravel()
+        for c, ranked in enumerate(order):
+            inside = ranked[weights[ranked] > 0]
+            share = np.cumsum(weights[inside])
+            result[:, r, c] = flat[c, inside[np.searchsorted(share, levels * share[-1] * (1 - 1e-12))]]
+    return result
