@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ import torch
 import xarray as xr
 from pydantic import Field, field_validator
 
-from . import __version__, model_folder, vocabulary
+from . import __version__, distributed, model_folder, vocabulary
 from .config import Strict, dump_config, load_config
 from .data.loader import Delivery, Loader
 from .data.store import Store, is_store
 from .data.tendencies import tendency_std
+from .distributed import Mesh
 from .documents import nearest
 from .errors import ConfigError, DataError, ForecastError, printable
 from .experiment_steps import Problems, value_at, wrong_steps
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
+from .training.parallel import parallelize, plan_mesh
 from .training.run_folder import run_folder
 from .training.train import TrainingConfig, fit
 from .training.validation import ValidationConfig, Validator
@@ -142,13 +145,14 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     return load_config(path, Experiment, overrides, check=_beyond_types)
 
 
-def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], None]) -> Path:
-    """Train an experiment into its run folder.
+def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], None], max_seconds: float | None = None) -> Path:
+    """Train an experiment into its run folder. Started several times by torchrun or srun, the processes divide the work.
 
     Args:
         experiment: resolved.
         resume: go on from the newest valid checkpoint of the run folder.
         echo: prints a line.
+        max_seconds: wall-clock seconds from now in which to have saved and stopped; None for no limit.
 
     Returns:
         the model folder of the best validation.
@@ -158,17 +162,29 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
             holds a run and `resume` was not asked for.
         DataError, CheckpointError, ResourceError, DivergenceError, Stopped: see errors.py.
     """
-    folder = Path(experiment.output)
-    with run_folder(folder, echo):
-        _train_into(folder, experiment, resume, echo)
+    end = None if max_seconds is None else time.monotonic() + max_seconds
+    folder, config = Path(experiment.output), experiment.training
+    with distributed.session():
+        mesh = plan_mesh(config.parallel, batch_size=config.batch_size, accumulate=config.accumulate)
+        if not mesh.first:
+            mesh.world.texts("")  # the first process holds the folder and has looked into it
+            _train_into(folder, experiment, resume, _say_nothing, mesh=mesh, end=end)
+            return folder / "model"
+        with run_folder(folder, echo):
+            if (folder / "checkpoints").exists() and not resume:
+                raise ConfigError("the run folder already holds a training", where=str(folder),
+                                  fix="add --resume to go on, or choose another with output=PATH")
+            _require_same_experiment(folder, experiment, resume)
+            mesh.world.texts("")
+            _train_into(folder, experiment, resume, echo, mesh=mesh, end=end)
     return folder / "model"
 
 
-def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callable[[str], None]) -> None:
-    if (folder / "checkpoints").exists() and not resume:
-        raise ConfigError("the run folder already holds a training", where=str(folder),
-                          fix="add --resume to go on, or choose another with output=PATH")
-    _require_same_experiment(folder, experiment, resume)
+def _say_nothing(text: str) -> None:
+    """For all processes but the first."""
+
+
+def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callable[[str], None], *, mesh: Mesh, end: float | None) -> None:
     store = _open_store(experiment)
     train, validation = check_periods(experiment, store)
     others = [step for step in time_steps_of(experiment.model, parse_duration(experiment.data.time_step)) if step != store.time_step]
@@ -187,7 +203,8 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     for name in validator.unscored:
         echo(f"note: channel {name} does not change over the validation period; it does not count in the validation score")
     config_text = dump_config(experiment)
-    (folder / "config.yaml").write_text(config_text)
+    if mesh.first:
+        (folder / "config.yaml").write_text(config_text)
     echo(f"{experiment.name}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, {len(forecaster.channels)} channels on "
          f"{inputs.grid.describe()}, {loader.num_samples(1):,} training samples, {len(validator.init_seconds)} validation inits")
 
@@ -195,7 +212,9 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         card = model_card(experiment, forecaster, inputs, score, table)
         model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
 
-    fit(forecaster, loader, validator, experiment.training, folder, keep_model=keep_model, resume=resume, echo=echo)
+    config = experiment.training
+    layout = parallelize(forecaster, mesh, sharded=config.parallel.sharded, checkpointing=config.checkpointing, compile_blocks=config.compile)
+    fit(forecaster, loader, validator, config, folder, keep_model=keep_model, resume=resume, echo=echo, layout=layout, end=end)
 
 
 def try_out(experiment: Experiment) -> None:
@@ -262,10 +281,17 @@ def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool)
     path = folder / "config.yaml"
     if resume and path.exists() and (folder / "checkpoints").exists():
         before = load_config(path, Experiment)
-        free = {"output", "name"}
-        if before.model_dump(exclude=free) != experiment.model_dump(exclude=free):
+        if _decisive(before) != _decisive(experiment):
             raise ConfigError("the experiment differs from the one that was stopped", where=str(path),
                               fix=f"resume with: afno-forecast train {path} --resume, or choose another run folder with output=PATH")
+
+
+def _decisive(experiment: Experiment) -> dict[str, Any]:
+    """What decides the numbers of a training, which must not change over a resume."""
+    values = experiment.model_dump(exclude={"output", "name"})
+    for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes"):
+        del values["training"][name]
+    return values
 
 
 def check_periods(experiment: Experiment, store: Store) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -128,6 +128,10 @@ class LatLonGrid:
                 and bool(np.allclose(self.latitude, other.latitude, atol=_TOLERANCE_DEGREES))
                 and bool(np.allclose(self.longitude, other.longitude, atol=_TOLERANCE_DEGREES)))
 
+    def rows(self, part: slice) -> LatLonGrid:
+        """Some of the rows as a grid of their own."""
+        return LatLonGrid(self.latitude[part], self.longitude)
+
     def describe(self) -> str:
         """One line for messages: size, spacing, extent."""
         kind = "global" if self.is_global else "all longitudes" if self.periodic else "limited area"
@@ -216,6 +220,10 @@ class BoxGrid:
         """Whether both are the same box with the same boundary."""
         return (isinstance(other, BoxGrid) and self.shape == other.shape and self.boundary == other.boundary
                 and bool(np.allclose(self.y, other.y)) and bool(np.allclose(self.x, other.x)))
+
+    def rows(self, part: slice) -> BoxGrid:
+        """Some of the rows as a box of their own."""
+        return BoxGrid(self.y[part], self.x, self.wraps)
 
     def describe(self) -> str:
         """One line for messages: size, extent, boundary."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 Boundary = Literal["sphere", "sphere_with_poles", "band", "periodic", "limited"]
 BOUNDARIES: tuple[Boundary, ...] = ("sphere", "sphere_with_poles", "band", "periodic", "limited")
-_EDGE_ROWS = ("band", "limited")
+EDGE_ROWS = ("band", "limited")
 
 
 POLAR: tuple[Boundary, ...] = ("sphere", "sphere_with_poles")
@@ -56,7 +56,7 @@ def mirror(x_BHWC: Tensor, boundary: Boundary) -> Tensor:
     The even continuation of a cosine transform: rows on a `band`, rows and columns on a `limited` area, whose tokens thus become
     twice and four times as many; elsewhere nothing. The first H rows and W columns are the tokens themselves.
     """
-    if boundary in _EDGE_ROWS:
+    if boundary in EDGE_ROWS:
         x_BHWC = torch.cat([x_BHWC, x_BHWC.flip(1)], 1)
     if boundary == "limited":
         x_BHWC = torch.cat([x_BHWC, x_BHWC.flip(2)], 2)
@@ -65,7 +65,7 @@ def mirror(x_BHWC: Tensor, boundary: Boundary) -> Tensor:
 
 def mirrored_size(size: tuple[int, int], boundary: Boundary) -> tuple[int, int]:
     """Rows and columns of `mirror`'s result for tokens of that many."""
-    return size[0] * (2 if boundary in _EDGE_ROWS else 1), size[1] * (2 if boundary == "limited" else 1)
+    return size[0] * (2 if boundary in EDGE_ROWS else 1), size[1] * (2 if boundary == "limited" else 1)
 
 
 def channel_parity(num_channels: int, odd_share: float, groups: int = 1) -> Tensor | None:
@@ -140,7 +140,7 @@ class _Pad(torch.autograd.Function):
         )
         middle = padded[..., left : left + num_columns]
         middle[..., top : top + num_rows, :] = x_BCHW
-        if boundary in _EDGE_ROWS:
+        if boundary in EDGE_ROWS:
             middle[..., :top, :] = x_BCHW[..., :1, :]
             middle[..., top + num_rows :, :] = x_BCHW[..., -1:, :]
         if boundary == "limited":
@@ -148,7 +148,7 @@ class _Pad(torch.autograd.Function):
             padded[..., left + num_columns :] = middle[..., -1:]
             return padded
         for source, place in zip(_row_sources(num_rows, top, bottom, boundary), (slice(0, top), slice(top + num_rows, None)), strict=True):
-            if source.start < source.stop and boundary not in _EDGE_ROWS:
+            if source.start < source.stop and boundary not in EDGE_ROWS:
                 beyond = x_BCHW[..., source, :]
                 middle[..., place, :] = beyond if boundary == "periodic" else _signed(_half_turn(beyond.flip(-2)), parity_C11)
         padded[..., :left] = middle[..., num_columns - left :]
@@ -175,7 +175,7 @@ class _Pad(torch.autograd.Function):
             middle[..., :right] += after
         inner = middle[..., top : top + num_rows, :].contiguous(memory_format=_format(gradient))
         above, below = middle[..., :top, :], middle[..., top + num_rows :, :]
-        if ctx.boundary in _EDGE_ROWS:
+        if ctx.boundary in EDGE_ROWS:
             inner[..., :1, :] += above.sum(-2, keepdim=True)
             inner[..., -1:, :] += below.sum(-2, keepdim=True)
             return inner, None, None, None

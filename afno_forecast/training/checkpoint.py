@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,6 +22,7 @@ from .schedule import Budget
 
 TENSORS, PROGRESS, LATEST = "state.safetensors", "state.json", "latest"
 _KEEP = 2
+_YOUNGER = ("num_processes",)  # absent from checkpoints of earlier versions
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Progress:
         num_validations: validations done.
         best_score: lowest validation score so far.
         precision: resolved compute precision, kept over a resume.
+        num_processes: processes of the training that wrote it.
     """
 
     train_step: int = 0
@@ -47,6 +48,14 @@ class Progress:
     num_validations: int = 0
     best_score: float = float("inf")
     precision: str = "float32"
+    num_processes: int = 1
+
+    def add(self, *, samples: int, seconds: float, core_seconds: float) -> None:
+        """One update more."""
+        self.train_step += 1
+        self.position += samples
+        self.seconds += seconds
+        self.core_seconds += core_seconds
 
     def spent(self, budget: Budget) -> float:
         """Share of the budget, 0 at the start, 1 or more at the end."""
@@ -68,8 +77,7 @@ def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tens
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir()
-    state = {**tensors, "random/torch": torch.get_rng_state()}
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, str(temporary / TENSORS))
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary / TENSORS))
     (temporary / PROGRESS).write_text(json.dumps(asdict(progress), indent=1) + "\n")
     write_manifest(temporary, (TENSORS, PROGRESS))
     fsync_folder(temporary)
@@ -122,9 +130,8 @@ def _load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     check_manifest(path, (TENSORS, PROGRESS))
     try:
         values = json.loads((path / PROGRESS).read_text())
-        progress = Progress(**{f.name: values[f.name] for f in fields(Progress)})
+        progress = Progress(**{f.name: values[f.name] for f in fields(Progress) if f.name in values or f.name not in _YOUNGER})
         tensors = load_file(str(path / TENSORS))
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path), fix="an older checkpoint is tried next") from error
-    torch.set_rng_state(tensors.pop("random/torch"))
     return progress, tensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,19 +25,22 @@ class RunLog:
         folder: run folder.
         train_step: updates already done; lines of later ones (from before an interruption) are dropped.
         echo: prints a line.
+        writes: False on the processes of a training that leave the telling to the first.
     """
 
-    def __init__(self, folder: Path, *, train_step: int, echo: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, *, train_step: int, echo: Callable[[str], None], writes: bool = True) -> None:
         self.echo = echo
-        self._metrics_path = folder / "metrics.csv"
-        kept = self._kept_lines(train_step)
-        temporary = self._metrics_path.with_suffix(".csv.partial")
-        temporary.write_text("".join(kept))
-        temporary.replace(self._metrics_path)
+        self._metrics_path = folder / "metrics.csv" if writes else Path(os.devnull)
+        if writes:
+            kept = self._kept_lines(train_step)
+            temporary = self._metrics_path.with_suffix(".csv.partial")
+            temporary.write_text("".join(kept))
+            temporary.replace(self._metrics_path)
         self._metrics = self._metrics_path.open("a", newline="")
-        self._events = (folder / "events.jsonl").open("a")
+        self._events = (folder / "events.jsonl" if writes else Path(os.devnull)).open("a")
         self._writer = csv.writer(self._metrics, lineterminator="\n")
-        self._bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") if sys.stderr.isatty() else None
+        bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+        self._bar = tqdm(total=100, unit="%", bar_format=bar_format) if writes and sys.stderr.isatty() else None
         self._last_plain = time.monotonic()
 
     def _kept_lines(self, train_step: int) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ..config import Strict
+from ..distributed import own_share, shared_like, whole
 from ..nn.backbone import muon_parameters
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
@@ -88,10 +90,10 @@ class Muon(Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
+                update = whole(parameter.grad.lerp(momentum, group["momentum"])).flatten(1)
                 scale = 0.2 * math.sqrt(max(update.shape))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalize(update).view_as(parameter), alpha=-group["lr"] * scale)
+                parameter.add_(shared_like(orthogonalize(update).view(parameter.shape), parameter), alpha=-group["lr"] * scale)
 
 
 class Optimizers:
@@ -121,7 +123,7 @@ class Optimizers:
 
     def clip(self) -> Tensor:
         """Scale the whole gradient to at most the configured norm; returns the norm before."""
-        return nn.utils.clip_grad_norm_(self._all, self.config.clip)
+        return whole(nn.utils.clip_grad_norm_(self._all, self.config.clip))
 
     def step(self, learning_rate: float) -> None:
         """One update of every parameter."""
@@ -142,14 +144,14 @@ class Optimizers:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All state as flat named tensors, for a file without pickle; empty before the first step."""
-        return {label: part.state[p][key] for label, (part, p, key) in self._tensors().items() if key in part.state[p]}
+        return {label: whole(part.state[p][key]) for label, (part, p, key) in self._tensors().items() if key in part.state[p]}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""
         for label, (part, parameter, key) in self._tensors().items():
             if label in tensors:
-                device = tensors[label].device if key == "step" else parameter.device  # AdamW counts its steps on the CPU
-                part.state[parameter][key] = tensors[label].to(device, copy=True)
+                value = tensors[label].clone()
+                part.state[parameter][key] = value if key == "step" else shared_like(value, parameter)  # AdamW counts its steps on the CPU
 
 
 class WeightAverage:
@@ -166,8 +168,21 @@ class WeightAverage:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         named = dict(module.named_parameters())
-        torch._foreach_lerp_(list(self.average.values()), [named[name].detach() for name in self.average], 1 - decay)
+        torch._foreach_lerp_([own_share(a) for a in self.average.values()], [own_share(named[name].detach()) for name in self.average], 1 - decay)
 
-    def state_of(self, module: nn.Module) -> dict[str, Tensor]:
-        """The module's state dict with averaged parameters."""
-        return {name: self.average.get(name, value) for name, value in module.state_dict().items()}
+    @contextlib.contextmanager
+    def in_place(self, module: nn.Module) -> Iterator[None]:
+        """The module with the averaged weights for the time of the context; exchanged, so nothing is held twice."""
+        self._exchange(module)
+        try:
+            yield
+        finally:
+            self._exchange(module)
+
+    @torch.no_grad()
+    def _exchange(self, module: nn.Module) -> None:
+        for name, parameter in module.named_parameters():
+            ours, theirs = own_share(self.average[name]), own_share(parameter)
+            kept = theirs.clone()
+            theirs.copy_(ours)
+            ours.copy_(kept)

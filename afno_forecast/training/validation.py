@@ -18,6 +18,7 @@ from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
 from ..times import format_duration, parse_duration
 from ..verify.scores import Scorer, pick
+from .parallel import Layout
 
 _DAY = 86400
 
@@ -77,8 +78,8 @@ class Validator:
         return scorer.finalize()
 
     @torch.no_grad()
-    def __call__(self, forecaster: Forecaster) -> tuple[float, xr.Dataset]:
-        """(mean RMSE over persistence RMSE, the scores with metric `rmse_over_persistence` for each channel and lead).
+    def __call__(self, forecaster: Forecaster, layout: Layout) -> tuple[float, xr.Dataset]:
+        """(mean RMSE over persistence RMSE, the scores with metric `rmse_over_persistence` for each channel and lead); on all processes.
 
         Raises DivergenceError when a rollout is not finite.
         """
@@ -89,10 +90,10 @@ class Validator:
             windows = self._windows[first:first + self.config.batch_size]
             inits = self.init_seconds[first:first + self.config.batch_size]
             history_BTCHW = torch.stack([self._states(w[:self._history]) for w in windows]).to(device)
-            for state in rollout(forecaster, history_BTCHW, inits, self._num_steps):
+            for state in rollout(forecaster, layout.own_rows(history_BTCHW), inits, self._num_steps):
                 if state.step in self._scored:
                     truth_BCHW = self._states(windows[:, self._history - 1 + state.step])
-                    scorer.update(inits, state.lead_seconds, state.fields_BCHW.cpu(), truth_BCHW, None)
+                    scorer.update(inits, state.lead_seconds, layout.all_rows(state.fields_BCHW).cpu(), truth_BCHW, None)
         return self._relative(scorer.finalize())
 
     def _relative(self, scores: xr.Dataset) -> tuple[float, xr.Dataset]:

@@ -222,6 +222,6 @@ def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_w
 
 
 def test_a_training_that_keeps_no_model_is_an_error(tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Validator, "__call__", lambda self, forecaster: (float("nan"), xr.Dataset()))
+    monkeypatch.setattr(Validator, "__call__", lambda self, forecaster, layout: (float("nan"), xr.Dataset()))
     with pytest.raises(DivergenceError, match="no model was kept"):
         train(tiny_experiment, "training.budget.train_steps=2", "validation.count=1")
