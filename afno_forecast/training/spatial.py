@@ -72,9 +72,8 @@ def divide_rows(num_rows: int, factors: tuple[int, ...], axis: Axis) -> Rows:
     counts = [patches + (r >= axis.size - rest) for r in range(axis.size)]
     sizes = [coarsest * n for n in counts]
     sizes[-1] -= -num_rows % coarsest
-    short = min(sizes)
-    if short < 2 or any(-(-size // a) == -(-size // b) for size in sizes for a in factors for b in factors if a < b) or sizes[-1] < 2 * (
-            -num_rows % coarsest):
+    ambiguous = any(-(-size // a) == -(-size // b) for size in sizes for a in factors for b in factors if a < b)
+    if min(sizes) < 2 or ambiguous or sizes[-1] <= -num_rows % coarsest:  # the last patch is filled up from the rows before it
         raise ConfigError(f"{num_rows} rows in patches of {coarsest} are too few for {axis.size} processes", where="training.parallel.spatial",
                           fix=f"use training.parallel.spatial={max(1, axis.size // 2)}")
     return Rows(tuple(sizes), axis.rank, factors)

@@ -1,0 +1,148 @@
+"""One process of a training in several layouts, compared with the same training alone; writes what differs as JSON. Started by the tests.
+
+Arguments: folder, rank, number of processes, names of cases with |.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afno_forecast import distributed
+from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.data.loader import Batch
+from afno_forecast.distributed import Mesh, whole
+from afno_forecast.forecast.rollout import rollout
+from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
+from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
+from afno_forecast.training.checkpoint import load_newest
+from afno_forecast.training.optimizers import OptimizerConfig, Optimizers, WeightAverage
+from afno_forecast.training.parallel import Layout, ParallelConfig, parallelize, plan_mesh
+from afno_forecast.training.train import Run, TrainingConfig
+
+DAY = 86400
+HIERARCHICAL = {"kind": "hierarchical", "widths": [6, 8, 20], "num_blocks": 5, "depth": 2, "shrink": 0.02}
+PLAIN = {"kind": "plain", "patch": [3, 2], "width": 20, "num_blocks": 5, "depth": 2, "num_bands": 2, "local": True, "latitude": "double",
+         "odd_channels": 0.3}
+SPHERE = LatLonGrid((np.arange(11) + 0.5) * 180 / 11 - 90, np.arange(10) * 36.0)
+POLES = LatLonGrid(np.linspace(-90, 90, 13), np.arange(10) * 36.0)
+AREA = LatLonGrid(np.linspace(30, 50, 11), np.linspace(5, 25, 9))
+BOX = BoxGrid(np.arange(12.0), np.arange(10.0))
+
+# name -> (network, grid, parallel, accumulate)
+CASES = {
+    "data": (HIERARCHICAL, SPHERE, {}, 1),
+    "data, accumulated": (PLAIN, SPHERE, {}, 2),
+    "sharded": (HIERARCHICAL, SPHERE, {"sharded": True}, 1),
+    "spatial": (HIERARCHICAL, SPHERE, {"spatial": 2}, 1),
+    "spatial, patches": (PLAIN, SPHERE, {"spatial": 2}, 1),
+    "spatial, pole rows": (HIERARCHICAL, POLES, {"spatial": 2}, 1),
+    "spatial, limited area": (HIERARCHICAL, AREA, {"spatial": 2}, 1),
+    "spatial, periodic box": (HIERARCHICAL, BOX, {"spatial": 2}, 1),
+    "block": (HIERARCHICAL, SPHERE, {"block": 2}, 1),
+    "data x spatial": (HIERARCHICAL, SPHERE, {"spatial": 2}, 1),
+    "spatial x block": (PLAIN, SPHERE, {"spatial": 2, "block": 2}, 1),
+    "data x block, sharded": (HIERARCHICAL, SPHERE, {"block": 2, "sharded": True}, 1),
+    "spatial 3": (HIERARCHICAL, SPHERE, {"spatial": 3}, 1),
+}
+
+
+def make_forecaster(network: dict[str, object], grid: Grid) -> Forecaster:
+    """A small forecaster whose every weight matters: the layers that start from zero are drawn too."""
+    torch.manual_seed(5)
+    channels = ChannelSet((Channel("temperature", 850, "K"), Channel("u_component_of_wind", 850, "m s-1"), Channel("v_component_of_wind", 850, "m s-1")))
+    forcings = ["sin_latitude", "toa_radiation"] if isinstance(grid, LatLonGrid) else []
+    static = {"orography": np.random.default_rng(2).normal(size=grid.shape).astype(np.float32)}
+    inputs = ModelInputs(channels, grid, "standard", DAY // 4, np.array([280.0, 5, 0]), np.array([10.0, 8, 7]), np.array([2.0, 3, 2]), static)
+    config = ModelConfig.model_validate({"forcings": forcings, "static": ["orography"], "backbone": network}, strict=False)
+    forecaster = build_forecaster(config, inputs)
+    with torch.no_grad():
+        for parameter in forecaster.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return forecaster
+
+
+def make_batch(forecaster: Forecaster, grid: Grid, number: int, num_steps: int) -> Batch:
+    """Four windows of noise around the mean, from four days."""
+    generator = torch.Generator().manual_seed(100 + number)
+    noise = torch.randn(4, 1 + num_steps, 3, *grid.shape, generator=generator)
+    mean, std = forecaster.normalizer.mean_C[:, None, None], forecaster.normalizer.std_C[:, None, None]
+    seconds = np.arange(4)[:, None] * DAY * 80 + np.arange(1 + num_steps) * forecaster.time_step
+    return Batch(mean + std * noise, seconds.astype(np.int64))
+
+
+def make_run(case: str, mesh: Mesh, folder: Path) -> Run:
+    network, grid, parallel, accumulate = CASES[case]
+    forecaster = make_forecaster(network, grid)
+    config = TrainingConfig.model_validate({"budget": {"train_steps": 3}, "batch_size": 4, "stages": [{"until": 1, "rollout": 2}],
+                                            "accumulate": accumulate if mesh.world.size > 1 else 1}, strict=False)
+    layout = parallelize(forecaster, mesh, sharded=parallel.get("sharded", False))
+    optimizer = OptimizerConfig(learning_rate=3e-3)
+    return Run(forecaster, Optimizers(forecaster, optimizer), WeightAverage(forecaster, 0.9), None, config, folder, layout)  # type: ignore[arg-type]
+
+
+def train(case: str, run: Run, steps: int = 3) -> dict[str, Tensor]:
+    """Five steps of rollout, then updates; everything whole."""
+    grid, layout = CASES[case][1], run.layout
+    found: dict[str, Tensor] = {}
+    batch = make_batch(run.forecaster, grid, 0, 2)
+    with torch.no_grad():
+        for state in rollout(run.forecaster, layout.own_rows(batch.states[:, :1]), batch.seconds[:, 0], 5):
+            found[f"rollout/{state.step}"] = run.forecaster.normalizer.encode(layout.all_rows(state.fields_BCHW))
+    autocast = torch.autocast("cpu", enabled=False)
+    for step in range(steps):
+        part = run.differentiate(make_batch(run.forecaster, grid, step, 2), 2, autocast)
+        found[f"loss/{step}"] = torch.tensor(layout.mesh.world.numbers([part / layout.mesh.world.size]))
+        if step == 0:
+            found |= {f"gradients/{k}": whole(p.grad).clone() for k, p in run.forecaster.named_parameters()}
+        found[f"norm/{step}"] = run.optimizers.clip()
+        run.optimizers.step(3e-3)
+        run.average.update(run.forecaster)
+        run.progress.add(samples=4, seconds=1.0, core_seconds=1.0)
+    found |= {f"weights/{k}": whole(p.detach()).clone() for k, p in run.forecaster.named_parameters()}
+    return found | {f"average/{k}": whole(v).clone() for k, v in run.average.average.items()}
+
+
+def differences(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
+    """Largest difference of each kind of result, in units of the size of all results of that kind."""
+    assert found.keys() == wanted.keys()
+    worst: dict[str, float] = {}
+    for kind in {name.split("/")[0] for name in wanted}:
+        names = [n for n in wanted if n.split("/")[0] == kind]
+        scale = max(float(wanted[n].abs().max()) for n in names)
+        assert scale > 0
+        worst[kind] = max(float((found[n].double() - wanted[n].double()).abs().max()) for n in names) / scale
+    return worst
+
+
+def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
+    torch.set_num_threads(1)
+    result: dict[str, object] = {}
+    with distributed.session(f"file://{folder}/meet?rank={rank}&world_size={size}"):
+        for case in cases:
+            network, grid, parallel, accumulate = CASES[case]
+            mesh = plan_mesh(ParallelConfig.model_validate(parallel), batch_size=4, accumulate=accumulate)
+            alone, run = make_run(case, Mesh(), folder), make_run(case, mesh, folder / case)
+            wanted, found = train(case, alone), train(case, run)
+            traffic = {axis.name: dict(axis.traffic) for axis in (mesh.data, mesh.spatial, mesh.block, mesh.world)}
+            rows = None if run.layout.rows is None else run.layout.rows.sizes
+            result[case] = {"differences": differences(found, wanted), "traffic": traffic, "rows": rows}
+            run.save()
+            other = make_run(case, Mesh(), folder / case)
+            mesh.world.numbers([0.0])  # the checkpoint is there
+            assert other.restore(lambda text: None)
+            result[case]["restored"] = differences({k: v for k, v in other.tensors().items() if "random" not in k},  # type: ignore[index]
+                                                   {k: v for k, v in run.tensors().items() if "random" not in k})
+            again = make_run(case, mesh, folder / case)
+            assert again.restore(lambda text: None)
+            same, kept = again.tensors(), run.tensors()
+            result[case]["resumed exactly"] = same.keys() == kept.keys() and all(torch.equal(same[k], kept[k]) for k in kept)  # type: ignore[index]
+            assert load_newest(folder / case / "checkpoints", print) is not None
+    (folder / f"rank-{rank}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].split("|"))
