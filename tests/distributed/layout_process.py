@@ -20,7 +20,7 @@ from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.training.checkpoint import load_newest
 from afno_forecast.training.optimizers import OptimizerConfig, Optimizers, WeightAverage
-from afno_forecast.training.parallel import Layout, ParallelConfig, parallelize, plan_mesh
+from afno_forecast.training.parallel import ParallelConfig, parallelize, plan_mesh
 from afno_forecast.training.train import Run, TrainingConfig
 
 DAY = 86400
@@ -53,7 +53,8 @@ CASES = {
 def make_forecaster(network: dict[str, object], grid: Grid) -> Forecaster:
     """A small forecaster whose every weight matters: the layers that start from zero are drawn too."""
     torch.manual_seed(5)
-    channels = ChannelSet((Channel("temperature", 850, "K"), Channel("u_component_of_wind", 850, "m s-1"), Channel("v_component_of_wind", 850, "m s-1")))
+    names = (("temperature", "K"), ("u_component_of_wind", "m s-1"), ("v_component_of_wind", "m s-1"))
+    channels = ChannelSet(tuple(Channel(name, 850, units) for name, units in names))
     forcings = ["sin_latitude", "toa_radiation"] if isinstance(grid, LatLonGrid) else []
     static = {"orography": np.random.default_rng(2).normal(size=grid.shape).astype(np.float32)}
     inputs = ModelInputs(channels, grid, "standard", DAY // 4, np.array([280.0, 5, 0]), np.array([10.0, 8, 7]), np.array([2.0, 3, 2]), static)
@@ -123,7 +124,7 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
     result: dict[str, object] = {}
     with distributed.session(f"file://{folder}/meet?rank={rank}&world_size={size}"):
         for case in cases:
-            network, grid, parallel, accumulate = CASES[case]
+            _, _, parallel, accumulate = CASES[case]
             mesh = plan_mesh(ParallelConfig.model_validate(parallel), batch_size=4, accumulate=accumulate)
             alone, run = make_run(case, Mesh(), folder), make_run(case, mesh, folder / case)
             wanted, found = train(case, alone), train(case, run)
