@@ -20,10 +20,11 @@ from .config import Strict
 from .errors import ConfigError
 from .forcing import FORCINGS, Forcing
 from .grid import Grid
-from .nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
+from .nn.backbone import BackboneConfig, HierarchicalConfig, PlainConfig, build_backbone
 from .nn.legacy import LegacyConfig
 from .normalize import Normalizer
 from .times import format_duration, parse_duration
+from .vocabulary import VARIABLES
 
 ForcingName = Literal["toa_radiation", "sin_latitude", "cos_latitude", "sin_longitude", "cos_longitude", "sin_day_of_year", "cos_day_of_year",
                       "sin_local_time", "cos_local_time"]
@@ -151,6 +152,8 @@ class ModelConfig(Strict):
     """Static fields of the store that are inputs, in order."""
     predicts: Predicts = "tendency"
     """What the network gives: the tendency, or the next state itself (published weights that were trained so)."""
+    vector_parity: bool = False
+    """Where the network's first layer sees over a pole, components of the wind change sign. Their mean is then not taken off."""
     backbone: Annotated[PlainConfig | HierarchicalConfig | LegacyConfig, Field(discriminator="kind")]
     """The network."""
 
@@ -169,6 +172,7 @@ class ModelInputs:
         attrs: where the data come from (title, institution, source, license, statistics period).
         longer: the model's other steps, ascending: seconds -> standard deviation of the change over it, shape (C,).
         static_scales: mean and standard deviation of the training's static fields, on another grid than the training's; None takes this one's.
+        trained_on: the grid of training, where it is not `grid`.
     """
 
     channels: ChannelSet
@@ -182,6 +186,7 @@ class ModelInputs:
     attrs: Mapping[str, str] = field(default_factory=dict)
     longer: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
     static_scales: Mapping[str, tuple[float, float]] | None = None
+    trained_on: Grid | None = None
 
     @property
     def time_steps(self) -> tuple[int, ...]:
@@ -214,16 +219,49 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
     if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
         raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
                           f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
-    network = _conditioned(config.backbone, len(steps))
-    backbone = build_backbone(network, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary)
+    parity = _vector_parity(config, inputs.channels)
+    network, extent = _on_grid(_conditioned(config.backbone, len(steps)), inputs)
+    backbone = build_backbone(network, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary,
+                              parity=None if parity is None else [*parity * config.history, *[1] * forcing.num_channels], extent=extent)
+    mean = inputs.mean if parity is None else np.where(np.array(parity) < 0, 0.0, inputs.mean)  # a sign changes about zero
     scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
     tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
-    normalizer = Normalizer(inputs.channels.shorts, inputs.mean, inputs.std, np.stack([tendency_std, *inputs.longer.values()]))
+    normalizer = Normalizer(inputs.channels.shorts, mean, inputs.std, np.stack([tendency_std, *inputs.longer.values()]))
     return Forecaster(backbone, normalizer, forcing, channels=inputs.channels, grid=inputs.grid, time_step=inputs.time_step,
                       longer_steps=tuple(inputs.longer), history=config.history, predicts=config.predicts)
 
 
-def _conditioned(config: PlainConfig | HierarchicalConfig | LegacyConfig, num_steps: int) -> PlainConfig | HierarchicalConfig | LegacyConfig:
+def _vector_parity(config: ModelConfig, channels: ChannelSet) -> list[int] | None:
+    """-1 for components of vectors, +1 for scalars; None unless asked for. Raises ConfigError where it is asked for and would do nothing."""
+    if not config.vector_parity:
+        return None
+    vectors = {variable.name for variable in VARIABLES if variable.is_vector}
+    parity = [-1 if channel.variable in vectors else 1 for channel in channels]
+    if isinstance(config.backbone, LegacyConfig) or min(parity) > 0:
+        raise ConfigError("vector_parity does nothing for published networks, or where no channel is a component of the wind",
+                          where="model.vector_parity", fix="leave it out")
+    return parity
+
+
+def cells_as_one(grid: Grid, trained_on: Grid) -> tuple[int, int]:
+    """How many rows and columns of a grid make about one cell of the grid of training; at least 1."""
+    rows, columns = (max(round(trained_on.lengths[axis] / trained_on.shape[axis] * grid.shape[axis] / grid.lengths[axis]), 1) for axis in (0, 1))
+    return rows, columns
+
+
+def _on_grid(config: BackboneConfig, inputs: ModelInputs) -> tuple[BackboneConfig, tuple[float, float] | None]:
+    """The network for a grid it was not trained on, and that grid's share of the training's; on the grid of training the network as it is.
+
+    Where cells are half as large or smaller, as many as make one of the training's are read as one: convolutions and patches count in cells.
+    """
+    if inputs.trained_on is None or isinstance(config, LegacyConfig):
+        return config, None
+    extent = inputs.grid.lengths[0] / inputs.trained_on.lengths[0], inputs.grid.lengths[1] / inputs.trained_on.lengths[1]
+    rows, columns = cells_as_one(inputs.grid, inputs.trained_on)
+    return replace(config, coarsen=(rows * config.coarsen[0], columns * config.coarsen[1])), extent
+
+
+def _conditioned(config: BackboneConfig, num_steps: int) -> BackboneConfig:
     """The network with an input for the time step where there are several. Raises ConfigError for one that has none, or for others' inputs."""
     conditions = int(num_steps > 1)
     if isinstance(config, LegacyConfig):

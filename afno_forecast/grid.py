@@ -111,6 +111,12 @@ class LatLonGrid:
             edges[last] = 90
         return edges
 
+    @property
+    def lengths(self) -> tuple[float, float]:
+        """Degrees that the rows, and the columns, cover."""
+        columns = 360.0 if self.periodic else float(np.ptp(_edges(self.longitude)))
+        return float(np.ptp(self.latitude_edges())), columns
+
     def cell_areas(self) -> Float:
         """Exact solid angle of each cell in steradian, longitude width times |sin(upper) - sin(lower)|; shape (H, W)."""
         rows = np.abs(np.diff(np.sin(np.deg2rad(self.latitude_edges()))))
@@ -207,6 +213,11 @@ class BoxGrid:
         if not self.wraps:
             return "limited"
         return "periodic" if self.rows_wrap else "band"
+
+    @property
+    def lengths(self) -> tuple[float, float]:
+        """Length of the rows' and of the columns' axis, in the unit of the coordinates."""
+        return float(np.ptp(_edges(self.y))), float(np.ptp(_edges(self.x)))
 
     def cell_areas(self) -> Float:
         """Area of each cell in the square of the coordinates' unit; shape (H, W)."""

@@ -222,7 +222,8 @@ def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None
     check_manifest(folder, FILES)
     config, inputs = read_model_config(folder), read_inputs(folder)
     if on is not None:
-        inputs = replace(inputs, grid=on[0], static=on[1], static_scales=static_scales(inputs.static, inputs.grid))
+        inputs = replace(inputs, grid=on[0], static=on[1], static_scales=static_scales(inputs.static, inputs.grid),
+                         trained_on=inputs.grid)
     forecaster = build_forecaster(config, inputs)
     try:
         weights = load_file(str(folder / WEIGHTS))

@@ -18,7 +18,7 @@ from ..data.sources import open_source
 from ..data.states import States, open_states
 from ..data.store import Store, is_store
 from ..errors import ConfigError, DataError
-from ..forecaster import Forecaster
+from ..forecaster import Forecaster, cells_as_one
 from ..grid import Grid, LatLonGrid
 from ..nn.legacy import LegacyConfig
 from ..times import format_duration, format_instant, parse_duration, parse_instant
@@ -123,6 +123,9 @@ def load_on_other_grid(model: Path, data: Data, states: States, echo: Callable[[
          "of its skill there")
     if not (isinstance(states.grid, LatLonGrid) and states.grid.is_global):
         echo("note: a limited area has no neighbours: what should come in over its edges is made up, and spoils the forecast from there")
+    rows, columns = cells_as_one(states.grid, inputs.grid)
+    if (rows, columns) != (1, 1):
+        echo(f"note: the network reads the mean of every {rows} x {columns} cells, the size it was trained with, and moves nothing smaller")
     return model_folder.load(model, on=(states.grid, dict(zip(inputs.static, fields, strict=True))))
 
 

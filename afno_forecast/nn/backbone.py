@@ -57,20 +57,29 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         raise ValueError(f"a network needs channels in and out, not {in_channels} and {out_channels}")
     if isinstance(config, LegacyConfig):
         return LegacyBackbone(config, in_channels, out_channels)
-    if config.latitude == "double_with_poles" and boundary != "sphere_with_poles":
-        raise ValueError("latitude double_with_poles is for rows that lie on the poles, which this grid does not have; use double")
     unit = _band_unit(config, boundary, extent or (1.0, 1.0))
-    if boundary not in POLAR and extent is not None:
-        config = replace(config, latitude="periodic", odd_channels=0.0)
-    if boundary not in POLAR and (config.latitude != "periodic" or config.odd_channels):
-        raise ValueError(f"latitude {config.latitude} and odd_channels {config.odd_channels} are for rows that end at the poles, which a grid with "
-                         f"boundary {boundary} does not have; leave both out")
+    config = _for_poles(config, boundary, transfer=extent is not None)
     if parity is not None and (len(parity) != in_channels or {abs(sign) for sign in parity} - {1}):
         raise ValueError(f"parity is +1 or -1 for each of the {in_channels} input channels, not {list(parity)}")
     parity_C = None if parity is None or min(parity) > 0 else torch.tensor(parity, dtype=torch.float32)
     if isinstance(config, PlainConfig):
         return PlainBackbone(config, in_channels, out_channels, boundary, parity_C, unit)
     return HierarchicalBackbone(config, in_channels, out_channels, boundary, parity_C, unit)
+
+
+def _for_poles(config: PlainConfig | HierarchicalConfig, boundary: Boundary, *, transfer: bool) -> PlainConfig | HierarchicalConfig:
+    """The network where the rows end as this boundary says; what does not fit is changed in a transfer, and else refused by ValueError."""
+    polar = boundary in POLAR
+    if transfer and not polar:
+        return replace(config, latitude="periodic", odd_channels=0.0)
+    if transfer and config.latitude == "double_with_poles" and boundary == "sphere":
+        return replace(config, latitude="double")
+    if config.latitude == "double_with_poles" and boundary != "sphere_with_poles":
+        raise ValueError("latitude double_with_poles is for rows that lie on the poles, which this grid does not have; use double")
+    if not polar and (config.latitude != "periodic" or config.odd_channels):
+        raise ValueError(f"latitude {config.latitude} and odd_channels {config.odd_channels} are for rows that end at the poles, which a grid with "
+                         f"boundary {boundary} does not have; leave both out")
+    return config
 
 
 def _band_unit(config: BlockConfig, boundary: Boundary, extent: tuple[float, float]) -> tuple[float, float]:

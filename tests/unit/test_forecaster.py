@@ -1,0 +1,90 @@
+"""A forecaster is built for its channels and its grid: the sign of the wind over the poles, and grids that it was not trained on."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.errors import ConfigError
+from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, cells_as_one
+from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
+from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig
+
+CHANNELS = ChannelSet((Channel("geopotential", 500, "m2 s-2"), Channel("u_component_of_wind", 850, "m s-1"),
+                       Channel("10m_v_component_of_wind", None, "m s-1")))
+HIERARCHICAL = HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2, num_bands=2)
+
+
+def globe(rows: int, columns: int) -> LatLonGrid:
+    return LatLonGrid((np.arange(rows) + 0.5) / rows * 180 - 90, np.arange(columns) * 360 / columns)
+
+
+def area(rows: int, columns: int, step: float) -> LatLonGrid:
+    return LatLonGrid(-25 + step * np.arange(rows), 150 + step * np.arange(columns))
+
+
+def build(grid: Grid, *, trained_on: Grid | None = None, channels: ChannelSet = CHANNELS, backbone: Any = HIERARCHICAL, **config: Any) -> Forecaster:
+    count = len(channels)
+    inputs = ModelInputs(channels, grid, "standard", 21600, np.arange(1.0, 1 + count), np.full(count, 2.0), np.ones(count), {}, trained_on=trained_on)
+    torch.manual_seed(0)
+    forecaster = build_forecaster(ModelConfig(forcings=("sin_latitude",), static=(), backbone=backbone, **config), inputs)
+    for parameter in forecaster.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return forecaster
+
+
+def test_the_wind_changes_sign_about_zero_at_the_first_layer() -> None:
+    forecaster = build(globe(8, 16), vector_parity=True, history=2)
+    assert forecaster.backbone.stem.parity_C.tolist() == [1, -1, -1, 1, -1, -1, 1]
+    assert forecaster.normalizer.mean_C.tolist() == [1, 0, 0]
+    plain = build(globe(8, 16), history=2)
+    assert plain.backbone.stem.parity_C is None and plain.normalizer.mean_C.tolist() == [1, 2, 3]
+    assert plain.state_dict().keys() == forecaster.state_dict().keys()
+
+
+def test_parity_without_wind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="vector_parity does nothing"):
+        build(globe(8, 16), channels=ChannelSet(CHANNELS.channels[:1]), vector_parity=True)
+
+
+def test_lengths_do_not_depend_on_the_number_of_cells() -> None:
+    assert globe(8, 16).lengths == globe(24, 20).lengths == (180, 360)
+    assert LatLonGrid(np.linspace(-90, 90, 9), np.arange(16) * 22.5).lengths == (180, 360)
+    assert area(8, 12, 2.5).lengths == (20, 30)
+    assert BoxGrid(np.arange(8) * 0.5, np.arange(10) * 1.0).lengths == (4, 10)
+
+
+@pytest.mark.parametrize(("grid", "cells"), [(globe(16, 32), (2, 2)), (globe(8, 48), (1, 3)), (globe(4, 8), (1, 1)), (area(8, 10, 11.25), (2, 2)),
+                                             (LatLonGrid(np.linspace(-90, 90, 9), np.arange(16) * 22.5), (1, 1))])
+def test_cells_of_another_grid_are_read_as_those_of_training(grid: Grid, cells: tuple[int, int]) -> None:
+    trained = globe(8, 16)
+    assert cells_as_one(grid, trained) == cells
+    forecaster = build(grid, trained_on=trained)
+    forecaster.load_state_dict(build(trained).state_dict())
+    rows, columns = grid.shape
+    state = torch.randn(2, 1, 3, rows, columns)
+    with torch.no_grad():
+        out = forecaster(state, torch.randn(2, 1, rows, columns))
+    assert out.shape == (2, 3, rows, columns) and out.isfinite().all()
+    assert forecaster.backbone.coarsen == cells
+
+
+def test_a_part_of_the_globe_keeps_the_wavelengths_of_training() -> None:
+    backbone = PlainConfig(patch=(2, 2), width=8, depth=1, num_blocks=2, num_bands=3, latitude="double")
+    part = build(area(12, 20, 4.5), trained_on=globe(40, 80), backbone=backbone)
+    assert part.backbone.blocks[0].mixer.band_unit == pytest.approx((180 / 54, 360 / 90 / 2))
+    assert part.backbone.blocks[0].mixer.latitude == "periodic"
+    assert build(globe(8, 16), backbone=backbone).backbone.blocks[0].mixer.band_unit == (1, 1)
+    with pytest.raises(ValueError, match="rows that end at the poles"):
+        build(area(12, 20, 4.5), backbone=backbone)
+
+
+def test_rows_on_the_poles_and_beside_them_are_no_obstacle() -> None:
+    with_poles = LatLonGrid(np.linspace(-90, 90, 9), np.arange(16) * 22.5)
+    backbone = PlainConfig(patch=(1, 1), width=8, depth=1, num_blocks=2, latitude="double_with_poles")
+    trained = build(with_poles, backbone=backbone)
+    other = build(globe(8, 16), trained_on=with_poles, backbone=backbone)
+    other.load_state_dict(trained.state_dict())
+    assert other.backbone.blocks[0].mixer.latitude == "double"
