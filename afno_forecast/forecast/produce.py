@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..errors import ConfigError, Stopped
 from ..signals import StopFlag
 from ..times import format_duration, format_instant
 from .background import BackgroundWriter
-from .hooks import Hook, WriteStates
+from .hooks import ForecastState, Hook, WriteStates
 from .initial import Data
 from .metadata import WHOLE
 from .output import ForecastWriter, Format, Parts
@@ -85,7 +85,7 @@ def produce_forecast(model: Path | Sequence[Path], data: Data, *, init: str, lea
         with BackgroundWriter(writer, 2 * batch_size) as background:
             watching = (*hooks, WriteStates(background, steps, session.num_members, finished))
             for number, batch in enumerate(todo, start=1):
-                _step_batch(session, batch, watching, stop, writer)
+                _step_batch(session.roll(batch, None if hooks else steps), watching, stop, writer)
                 last = session.inits[batch.forecasts[-1][0]]
                 echo(f"{number} of {len(todo)} batches of {format_duration(session.num_steps * step)}, last from "
                      f"{format_instant(int(last), session.states.times.calendar)}")
@@ -113,8 +113,8 @@ def _batches_left(session: Session, finished: Iterable[int], share: Share) -> li
     return [b for b in batches[share.rank::share.count] if any(i * count + m not in done for i, m in b.forecasts)]
 
 
-def _step_batch(session: Session, batch: Batch, hooks: Sequence[Hook], stop: StopFlag, writer: ForecastWriter) -> None:
-    for state in session.roll(batch):
+def _step_batch(states: Iterator[ForecastState], hooks: Sequence[Hook], stop: StopFlag, writer: ForecastWriter) -> None:
+    for state in states:
         for hook in hooks:
             hook.on_state(state)
         if stop.name:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +35,8 @@ class State:
 
 
 def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64], num_steps: int, *,
-            time_steps: Sequence[int] | None = None) -> Iterator[State]:
-    """Step the forecaster to every multiple of its shortest step, feeding states back; gradients flow through all steps.
+            time_steps: Sequence[int] | None = None, leads: Collection[int] | None = None) -> Iterator[State]:
+    """Step the forecaster to multiples of its shortest step, feeding states back; gradients flow through all steps.
 
     A forecaster with several steps reaches each lead time by its longest steps first: with 6, 12 and 24 h, a lead of 66 h is 24 + 24 + 12 + 6 h.
     Each state is made by one evaluation of the network, from an earlier state of the same forecast.
@@ -47,10 +47,11 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         init_seconds: init times, seconds since 1970 in the forecaster's calendar; shape (B,).
         num_steps: how many states, one every shortest step; memory does not grow with it when gradients are off.
         time_steps: which of the forecaster's steps to take, seconds, ascending; all by default.
+        leads: which of the states are wanted, as `State.step`; others are made only where a wanted one is made from them. All by default.
 
     Yields:
-        a `State` for each multiple of the shortest step, in order of lead time; where gradients are off, its fields may be changed in place
-            before the next one is asked for.
+        a `State` for each that is made, in order of lead time; where gradients are off, its fields may be changed in place before the next
+            one is asked for, which those that are made from it follow.
 
     Raises:
         DataError: the history's length or the number of init times does not fit.
@@ -65,9 +66,12 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
                           fix="give ascending multiples of the first")
     unit = steps[0]
     ratios = tuple(step // unit for step in reversed(steps))
+    needed = None if leads is None else _on_the_way(leads, ratios)
     start_seconds = np.asarray(init_seconds, dtype=np.int64)
     histories = {0: history_BTCHW}
     for lead in range(1, num_steps + 1):
+        if needed is not None and lead not in needed:
+            continue
         length = last_step(lead, ratios)
         begin = lead - length
         past_BTCHW = histories[begin]
@@ -90,6 +94,17 @@ def last_step(lead: int, ratios: Sequence[int]) -> int:
         if lead == 0:
             return ratio
     raise ValueError(f"steps of {ratios} do not end at 1")
+
+
+def _on_the_way(leads: Collection[int], ratios: Sequence[int]) -> set[int]:
+    """Some leads and all those on their ways."""
+    found: set[int] = set()
+    for wanted in leads:
+        lead = wanted
+        while lead > 0 and lead not in found:
+            found.add(lead)
+            lead -= last_step(lead, ratios)
+    return found
 
 
 def _is_read_after(lead: int, at: int, ratios: Sequence[int]) -> bool:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -106,14 +106,17 @@ class Session:
             for batch in cluster:
                 yield from self.roll(batch)
 
-    def roll(self, batch: Batch) -> Iterator[ForecastState]:
-        """Step one batch. Raises DivergenceError naming channel, lead, init time and member when a state is not finite."""
+    def roll(self, batch: Batch, leads: Collection[int] | None = None) -> Iterator[ForecastState]:
+        """Step one batch, as far as some leads (numbers of steps) need it; all by default.
+
+        Raises DivergenceError naming channel, lead, init time and member when a state is not finite.
+        """
         forecaster = self.forecasters[batch.model]
         indices, members = np.asarray(batch.forecasts, dtype=np.int64).T
         init_seconds = self.inits[indices]
         with torch.inference_mode():
             history = self._history(forecaster, init_seconds, members)
-            steps = rollout(forecaster, history, init_seconds, self.num_steps)
+            steps = rollout(forecaster, history, init_seconds, self.num_steps, leads=leads)
             del history
         while True:
             with torch.inference_mode():  # not across the yield: it would stay on in the caller

@@ -18,8 +18,9 @@ from afno_forecast.data.store import Store
 from afno_forecast.data.tendencies import tendency_std
 from afno_forecast.errors import ConfigError, Stopped
 from afno_forecast.experiment import load_experiment, run_training, try_out
-from afno_forecast.forecast.produce import produce_forecast
+from afno_forecast.forecast.produce import Options, produce_forecast
 from afno_forecast.forecast.rollout import rollout
+from afno_forecast.forecaster import Forecaster
 from afno_forecast.losses import area_weighted_mse
 from afno_forecast.training.train import rollout_loss
 
@@ -96,6 +97,19 @@ def test_a_forecast_holds_every_6_h_and_is_the_greedy_rollout(run: Path, tiny_st
     np.testing.assert_allclose(t2m[1, 4], later[0, 1].numpy(), rtol=1e-5)
 
 
+def test_leads_that_are_left_out_cost_nothing(run: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in ("whole.nc", "days.nc")]
+    taken: list[int] = []
+    forward = Forecaster.forward
+    monkeypatch.setattr(Forecaster, "forward", lambda self, history, forcing, step: taken.append(step) or forward(self, history, forcing, step))
+    for file, every in zip(files, (None, DAY), strict=True):
+        taken.clear()
+        produce_forecast(run / "model", tiny_store, init="first", lead_time=2 * DAY, out=file, options=Options(output_every=every))
+    assert taken == [DAY, DAY]
+    with xr.open_dataset(files[0], decode_timedelta=True) as whole, xr.open_dataset(files[1], decode_timedelta=True) as days:
+        assert days.sizes["prediction_timedelta"] == 2 and days.equals(whole.sel(prediction_timedelta=days.prediction_timedelta))
+
+
 def test_the_loss_of_a_batch_is_in_units_of_the_change_over_its_step(run: Path, tiny_store: Path) -> None:
     store, forecaster = Store.open(tiny_store), model_folder.load(run / "model")
     loader = Loader(store, forecaster.channels, time_step=DAY // 4, history=1, start=None, end=None, batch_size=2, seed=1)
@@ -110,7 +124,7 @@ def test_the_loss_of_a_batch_is_in_units_of_the_change_over_its_step(run: Path, 
 
 @pytest.mark.parametrize("override", ["model.time_steps=[24h]", "data.time_step=24h"])
 def test_one_step_of_24_h_on_6_hourly_data(tiny_experiment: Path, tiny_store: Path, override: str) -> None:
-    folder = train(tiny_experiment, override)
+    folder = train(tiny_experiment, override, "training.budget.train_steps=3", "validation.count=1")
     forecaster = model_folder.load(folder)
     assert forecaster.time_steps == (DAY,)
     store = Store.open(tiny_store)
@@ -120,10 +134,10 @@ def test_one_step_of_24_h_on_6_hourly_data(tiny_experiment: Path, tiny_store: Pa
         produce_forecast(folder, tiny_store, init="first", lead_time=5 * DAY // 4, out=folder.parent / "fc.nc")
 
 
-def test_naming_the_one_step_there_is_changes_nothing(tiny_experiment: Path) -> None:
+def test_naming_the_one_step_there_is_changes_nothing(tiny_experiment: Path, tiny_model: Path) -> None:
     """`model.time_steps: [6h]` asks for nothing new: the same weights to the last bit."""
-    plain = load_file(str(train(tiny_experiment) / "model.safetensors"))
-    named = load_file(str(train(tiny_experiment, "model.time_steps=[6h]", f"output={tiny_experiment.parent / 'named'}") / "model.safetensors"))
+    plain = load_file(str(tiny_model / "model.safetensors"))
+    named = load_file(str(train(tiny_experiment, "model.time_steps=[6h]") / "model.safetensors"))
     assert plain.keys() == named.keys() and all(torch.equal(plain[k], named[k]) for k in plain)
 
 
