@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -58,10 +58,12 @@ def inspect(sources: tuple[Path, ...]) -> None:
 @click.option("--time-step", metavar="DURATION", help="Step of the model: 6h. [default: the record's]")
 @click.option("--round-bits", type=click.IntRange(1, 23), help="Mantissa bits to keep; recorded in the store. [default: all]")
 @click.option("--fill-absent", is_flag=True, help="Chunks that a zarr source lacks hold its fill value. [default: they are an error]")
+@click.option("--boundary", type=click.Choice(["periodic", "open"]), help="How a box continues over its edges, where its files do not say.")
 @click.option("--no-climatology", is_flag=True, help="Leave the climatology out.")
 @click.pass_context
 def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...] | None, static: tuple[str, ...] | None, statistics: str | None,
-          time_step: str | None, round_bits: int | None, fill_absent: bool, no_climatology: bool) -> None:
+          time_step: str | None, round_bits: int | None, fill_absent: bool, boundary: Literal["periodic", "open"] | None,
+          no_climatology: bool) -> None:
     """Make a training store of files, or of a recipe. Interrupted, the same command continues it."""
     if len(paths) < 2:
         raise click.UsageError("give the sources and, last, the store to make: data build SOURCE... OUT.zarr", ctx)
@@ -80,7 +82,7 @@ def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...]
     else:
         recipe = BuildRecipe(sources=tuple(map(str, sources)), channels=channels, static=static, statistics=period,
                              time_step=time_step, climatology=not no_climatology, round_bits=round_bits,
-                             absent_chunks="fill" if fill_absent else "refuse")
+                             absent_chunks="fill" if fill_absent else "refuse", boundary=boundary)
     store = run_recipe(recipe, out, progress=Progress(), echo=lambda line: say(f"note: {line}"))
     say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
 

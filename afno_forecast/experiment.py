@@ -77,7 +77,7 @@ def _beyond_types(values: dict[str, Any]) -> Problems:
 
 
 def _unknown_names(values: dict[str, Any]) -> Problems:
-    """Channels and static fields that the store lacks; before the store is built, those that the vocabulary lacks."""
+    """Channels and static fields that the store lacks; before it is built, channels that look like a misspelt name of the vocabulary."""
     path = Path(str(value_at(values, "data", "store") or ""))
     store = Store.open(path) if path.is_dir() and is_store(path) else None
     channels = list(store.channels.shorts if store else vocabulary.known_names())
@@ -87,8 +87,10 @@ def _unknown_names(values: dict[str, Any]) -> Problems:
         spellings = known if kind == "channel" else [*known, *(vocabulary.split_name(name)[0] for name in known)]
         for position, name in enumerate(names if isinstance(names, list) else ()):
             if isinstance(name, str) and _short(name) not in known:
-                near = nearest(name, spellings, 0.5)
-                hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known) or 'none'}" if store or kind != "channel" else ""
+                near = nearest(name, spellings, 0.5 if store or kind != "channel" else 0.75)
+                if near is None and store is None and kind == "channel":
+                    continue  # a quantity of its own, which only the store can know
+                hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known) or 'none'}"
                 yield (*key, position), f"unknown {kind} '{name}'{hint}"
 
 

@@ -51,6 +51,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("specific_humidity", "q", "specific_humidity", "kg kg-1", "Specific humidity", True, display=("g/kg", 1000.0, 0.0)),
     Variable("relative_humidity", "r", "relative_humidity", "%", "Relative humidity", True, aliases=("rh",)),
     Variable("vorticity", "vo", "atmosphere_relative_vorticity", "s-1", "Relative vorticity", True),
+    Variable("divergence", "d", "divergence_of_wind", "s-1", "Divergence", True),
     Variable("2m_temperature", "t2m", "air_temperature", "K", "2 m temperature", aliases=("2t", "tas", "t2"), display=_CELSIUS),
     Variable("2m_dewpoint_temperature", "d2m", "dew_point_temperature", "K", "2 m dew point", aliases=("2d",), display=_CELSIUS),
     Variable("10m_u_component_of_wind", "u10", "eastward_wind", "m s-1", "10 m eastward wind", False, True, ("10u", "u10m", "uas"),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid import BoxGrid
+from .style import nice_step
 
 Float = NDArray[np.float64]
 Label = tuple[float, float, str, str, str, bool]
@@ -60,17 +61,24 @@ class BoxView:
 
 
 def box_view(grid: BoxGrid) -> BoxView:
-    """The whole box, cell edges included, with its corners' coordinates written beside it."""
+    """The whole box, cell edges included, with coordinates written below it and inside its left edge."""
     (bottom, top), (left, right) = _ends(grid.y), _ends(grid.x)
     ring = np.asarray([[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]])
-    labels = [(x, bottom, f"{x:.4g}", "center", "top", False) for x in np.linspace(left, right, 5)]
-    labels += [(left, y, f"{y:.4g} ", "right", "center", False) for y in np.linspace(bottom, top, 5)]
+    labels = [(x, bottom, f"{x:.4g}", "center", "top", False) for x in _ticks(left, right)]
+    labels += [(left, y, f" {y:.4g}", "left", "center", True) for y in _ticks(bottom, top)]
     return BoxView(ring, tuple((float(x), float(y), text.replace("-", "−"), h, v, inside) for x, y, text, h, v, inside in labels))
 
 
 def _ends(values: Float) -> tuple[float, float]:
     half = (values[1] - values[0]) / 2
     return float(values[0] - half), float(values[-1] + half)
+
+
+def _ticks(low: float, high: float) -> Float:
+    """Round numbers between two ends, none next to them."""
+    step = nice_step(high - low, 5)
+    ticks = np.round(np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step, 10)
+    return np.asarray(ticks[(ticks > low + 0.05 * (high - low)) & (ticks < high - 0.05 * (high - low))])
 
 
 class BoxSampler:

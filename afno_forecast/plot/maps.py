@@ -215,7 +215,7 @@ class ComparePage:
         upper_bar = ((middle - long / 2) / width, (upper - 0.42) / height, long / width, 0.13 / height)
         lower_bar = ((left + 0.1 * wide) / width, (lower - 0.42) / height, 0.8 * wide / width, 0.13 / height)
         canvas.colour_bar(self.figure, upper_bar, self.panels[0], title_of(field))
-        error = f"Error of {field.label[0].lower() + field.label[1:]} ({field.units.difference})"
+        error = f"Error of {field.label[0].lower() + field.label[1:]}" + (f" ({field.units.difference})" if field.units.difference else "")
         canvas.colour_bar(self.figure, lower_bar, self.panels[2], error)
         self._bars_done = True
 
