@@ -11,14 +11,19 @@ from .cli_exit import say
 from .cli_options import PATH, NamesList, Numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .forecast.perturb import Perturbation
+    from .forecast.produce import Scoring
+    from .forecast.progress import Share
+    from .forecast.session import Session
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=PATH, metavar="MODEL...")
 @click.option("--data", "sources", type=PATH, required=True, multiple=True, help="Training store, or files that hold the initial states; repeatable.")
 @click.option("--init", required=True, metavar="TIME", help="first, last, 2020-01-01T00, or START/END/STEP (2020-01-01/2020-01-31/12h).")
 @click.option("--lead-time", metavar="DURATION", help="How far to forecast: 10d, 36h. [default: the longest of --leads]")
-@click.option("--out", type=PATH, required=True, help="Forecast file: .zarr or .nc.")
+@click.option("--out", type=PATH, help="Forecast file: .zarr or .nc. May be left out with --score-online.")
 @click.option("--format", "file_format", type=click.Choice(["zarr2", "zarr3", "netcdf"]), help="Instead of what the suffix of --out says.")
 @click.option("--batch-size", "--batch", type=click.IntRange(1), default=8, show_default=True, help="Forecasts stepped together.")
 @click.option("--leads", type=NamesList(), help="Lead times to keep: 24h,72h,5d. [default: all]")
@@ -34,10 +39,13 @@ if TYPE_CHECKING:
 @click.option("--length-scale", type=click.FloatRange(1), metavar="KM", help="Of correlated fields. [default: 1000]")
 @click.option("--breeding-cycles", type=click.IntRange(1, 1000), help="Model steps of breeding before the init time. [default: 8]")
 @click.option("--lag", metavar="DURATION", help="Between the starts of lagged members. [default: the model's step]")
+@click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file.")
+@click.option("--truth", "truths", type=PATH, multiple=True, help="What --score-online compares with. [default: --data]")
 @click.option("--other-grid", is_flag=True, help="Step the network on the data's own grid where it is not the training's.")
-def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead_time: str | None, out: Path, file_format: Any, batch_size: int,
-            leads: tuple[str, ...] | None, output_every: str | None, variables: tuple[str, ...] | None, levels: tuple[str, ...] | None,
-            region: Any, members: int | None, other_grid: bool, **perturb: Any) -> None:
+def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead_time: str | None, out: Path | None, file_format: Any,
+            batch_size: int, leads: tuple[str, ...] | None, output_every: str | None, variables: tuple[str, ...] | None,
+            levels: tuple[str, ...] | None, region: Any, members: int | None, score_online: Path | None, truths: tuple[Path, ...],
+            other_grid: bool, **perturb: Any) -> None:
     """Forecast from analyses.
 
     The forecast is written while the model runs; interrupted, the same command continues it. Under `torchrun --nproc-per-node 2 -m
@@ -48,13 +56,35 @@ def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead
     from .forecast.selection import Selection
     from .times import parse_duration
 
+    if out is None and score_online is None:
+        raise click.UsageError("nothing is asked for: add --out forecast.zarr, --score-online scores.nc, or both")
+    if truths and score_online is None:
+        raise click.UsageError("--truth does nothing without --score-online")
+    share = Share.from_environment()
     options = Options(members, _perturbation(**perturb), other_grid, tuple(parse_duration(text) for text in leads or ()),
                       None if output_every is None else parse_duration(output_every), Selection(variables, _whole(levels), region),
-                      Share.from_environment())
+                      share, scoring=None if score_online is None else _scoring(score_online, truths or sources, share))
     seconds = None if lead_time is None else parse_duration(lead_time)
     produce_forecast(models[0] if len(models) == 1 else models, sources[0] if len(sources) == 1 else sources, init=init, lead_time=seconds, out=out,
                      format=file_format, batch_size=batch_size, options=options, echo=say)
-    say(f"forecast: {out}")
+    for kind, path in (("forecast", out), ("scores", score_online)):
+        if path is not None:
+            say(f"{kind}: {path}")
+
+
+def _scoring(scores: Path, truths: tuple[Path, ...], share: Share) -> Callable[[Session, Any], Scoring]:
+    """Makes the hook that scores. Raises ConfigError for a score file that would be written over something else."""
+    import logging
+
+    from .verify.score_file import check_scores_path
+    from .verify.while_running import score_session
+
+    if scores.suffix != ".nc":
+        raise click.UsageError(f"'{scores}' is no .nc file; write --score-online {scores.with_suffix('.nc')}")
+    check_scores_path(scores, truths)
+    logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())
+    truth = truths[0] if len(truths) == 1 else truths
+    return lambda session, leads: score_session(session, leads, truth, scores, share=share)
 
 
 def _perturbation(perturb: Any, lag: str | None, **given: Any) -> Perturbation | None:

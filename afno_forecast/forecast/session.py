@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import model_folder
+from .. import __version__, model_folder
 from ..data.states import States, open_states
 from ..errors import ConfigError, DataError, DivergenceError
 from ..forecaster import Forecaster
@@ -96,6 +96,14 @@ class Session:
     def forecaster(self) -> Forecaster:
         """The first model; all have its channels, grid and step."""
         return self.forecasters[0]
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """What a file says of the forecasts: models, where the analyses come from, how members differ."""
+        name = ", ".join(dict.fromkeys(self.names))
+        attrs = {"title": f"Forecast of {name}", "source": f"afno_forecast {__version__}, model {name}", "model": name}
+        attrs |= {key: str(self.states.attrs[key]) for key in ("institution", "license") if self.states.attrs.get(key)}
+        return attrs if self.perturbation is None else attrs | self.perturbation.describe(self.forecaster)
 
     def clusters(self) -> list[list[Batch]]:
         """All batches, those of the same init times together; see `plan_batches`."""

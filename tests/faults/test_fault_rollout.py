@@ -90,7 +90,7 @@ def test_a_signal_stops_between_two_steps_and_the_same_command_goes_on(suffix: s
 
     original = ForecastWriter.write
     monkeypatch.setattr(ForecastWriter, "write", write)
-    with pytest.raises(Stopped, match="after 1 of 3 forecasts; they are kept") as stopped:
+    with pytest.raises(Stopped, match="after 1 of 3 batches; what is finished is kept") as stopped:
         forecast(tiny_model, tiny_store, tmp_path / f"cut.{suffix}", inits, batch_size=1)
     assert stopped.value.exit_code == 75 and "run the same command again" in str(stopped.value)
     monkeypatch.setattr(ForecastWriter, "write", original)

@@ -148,7 +148,7 @@ def test_a_reader_that_went_away_is_no_bug():
 @pytest.mark.parametrize(("arguments", "words"), [
     (("pplot",), "Did you mean 'plot'?"), (("data", "inspct", "x"), "Did you mean 'inspect'?"),
     (("plot", "map", "x", "--variabel", "z500"), "--variable"),
-    (("rollout", "m", "--data", "s", "--init", "first", "--out", "x"), "no lead time is given"),
+    (("rollout", "m", "--data", "s", "--lead-time", "1d", "--out", "x"), "Missing option '--init'"),
     (("rollout", "m", "--batch-size", "0"), "--batch-size"), (("launch",), "No such command 'launch'"),
     (("plot", "map", "x", "--variable", "z500", "--out", "a.png", "--region", "1/2"), "is not W/E/S/N"),
     (("plot", "map", "x", "--variable", "z500", "--out", "a.png", "--wind", "--barbs"), "choose one"),

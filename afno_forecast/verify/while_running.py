@@ -1,0 +1,99 @@
+"""Scores of forecasts while they are made: no field is kept, and the result is that of `evaluate` on the file, to the last digit.
+
+What is scored of a finished init time is kept in `SCORES.partial/`, one file each, so that an interrupted run goes on and several processes
+work on one score file; the last one to finish writes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.states import Paths, open_states
+from ..data.store import Store, is_store
+from ..forecast.hooks import ForecastState
+from ..forecast.progress import Share, gate, progress_path
+from ..forecast.session import Session
+from .online import OnlineScorer, References, ScoreSettings
+from .score_file import write_scores
+
+
+class ScoreStates:
+    """The hook that scores.
+
+    Args:
+        make_scorer: an empty scorer of the whole plan.
+        inits: init times, seconds; shape (I,).
+        lead_seconds: lead times to score; shape (L,).
+        out: score file, .nc.
+        identity: of what makes the forecast; parts of another one are not taken up.
+        attrs: of the forecast.
+        share: this process.
+    """
+
+    def __init__(self, make_scorer: Callable[[], OnlineScorer], inits: NDArray[np.int64], lead_seconds: NDArray[np.int64], out: Path, identity: str,
+                 attrs: Mapping[str, str], share: Share) -> None:
+        self._make_scorer = make_scorer
+        self._scorer = make_scorer()
+        self._inits = inits
+        self._leads = frozenset(lead_seconds.tolist())
+        self._out = out
+        self._attrs = attrs
+        self._share = share
+        self._parts = out.with_name(f"{out.name}.partial")
+        self._prefix = identity[:16]
+        self._left: dict[int, int] = {}
+        with gate(progress_path(out), share):
+            self._parts.mkdir(exist_ok=True)
+
+    def is_done(self, init_index: int) -> bool:
+        """Whether all forecasts from an init time are scored."""
+        return self._part(init_index).is_file()
+
+    def on_state(self, state: ForecastState) -> None:
+        """Score the states; when the last one of an init time has come, what it gave is kept."""
+        if state.lead_seconds not in self._leads:
+            return
+        new = [row for row, i in enumerate(state.init_indices.tolist()) if i in self._left or not self.is_done(i)]
+        if not new:
+            return
+        self._scorer.update(state.init_seconds[new], state.lead_seconds, state.fields_BCHW[new], numbers=state.members[new] + 1)
+        for i in state.init_indices[new].tolist():
+            self._left[i] = self._left.get(i, len(self._leads) * self._scorer.num_members) - 1
+            if self._left[i] == 0:
+                del self._left[i]
+                self._scorer.save(self._part(i), inits=[int(self._inits[i])])
+
+    def finish(self) -> None:
+        """Write the score file, unless other processes still score; then the parts go."""
+        with gate(progress_path(self._out), self._share):
+            if not self._parts.is_dir() or not all(self.is_done(i) for i in range(len(self._inits))):
+                return
+            scorer = self._make_scorer()
+            for i in range(len(self._inits)):
+                scorer.load(self._part(i))
+            write_scores(scorer.finalize(self._attrs), self._out)
+            shutil.rmtree(self._parts)
+
+    def _part(self, init_index: int) -> Path:
+        return self._parts / f"{self._prefix}.{int(self._inits[init_index])}.npz"
+
+
+def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Paths, out: Path, *, settings: ScoreSettings | None = None,
+                  share: Share | None = None) -> ScoreStates:
+    """The hook that scores a session's forecasts against a truth, with its climatology when it is a training store.
+
+    Raises DataError where truth and forecast do not fit.
+    """
+    states = open_states(truth, session.forecaster.channels)
+    climatology = Store.open(truth).climatology() if isinstance(truth, str | Path) and is_store(truth) else None
+
+    def make_scorer() -> OnlineScorer:
+        return OnlineScorer(states, session.forecaster.channels, session.inits, lead_seconds, num_members=session.num_members,
+                            references=References(climatology), settings=settings)
+
+    return ScoreStates(make_scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())
