@@ -122,12 +122,12 @@ class Session:
         forecaster = self.forecasters[batch.model]
         indices, members = np.asarray(batch.forecasts, dtype=np.int64).T
         init_seconds = self.inits[indices]
-        with torch.inference_mode():
+        with torch.no_grad():
             history = self._history(forecaster, init_seconds, members)
             steps = rollout(forecaster, history, init_seconds, self.num_steps, leads=leads)
             del history
         while True:
-            with torch.inference_mode():  # not across the yield: it would stay on in the caller
+            with torch.no_grad():  # not across the yield: it would stay on in the caller; no inference mode: hooks may change the state
                 state = next(steps, None)
                 if state is None:
                     return

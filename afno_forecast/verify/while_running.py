@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..data.states import Paths, open_states
 from ..data.store import Store, is_store
 from ..forecast.hooks import ForecastState
-from ..forecast.progress import Share, gate, progress_path
+from ..forecast.progress import Share, gate, progress_path, remove_progress
 from ..forecast.session import Session
 from .online import OnlineScorer, References, ScoreSettings
 from .score_file import write_scores
@@ -78,6 +78,7 @@ class ScoreStates:
                 scorer.load(self._part(i))
             write_scores(scorer.finalize(self._attrs), self._out)
             shutil.rmtree(self._parts)
+            remove_progress(progress_path(self._out))
 
     def _part(self, init_index: int) -> Path:
         return self._parts / f"{self._prefix}.{int(self._inits[init_index])}.npz"

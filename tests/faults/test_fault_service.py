@@ -1,0 +1,182 @@
+"""FAULTS 2, 10 and 32 of forecasting: killed at any moment, shared by processes, stopped by a hook; the bytes are those of one unbroken run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from afno_forecast.errors import ConfigError, DataError, DivergenceError
+from afno_forecast.forecast.hooks import ForecastState
+from afno_forecast.forecast.perturb import Perturbation
+from afno_forecast.forecast.produce import Options, produce_forecast
+from afno_forecast.forecast.progress import Share
+
+# Imported once, forked for each run: no thread is alive in the driver, so a fork is safe.
+DRIVER = """
+import json, os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from afno_forecast.cli_rollout import _scoring
+from afno_forecast.forecast.perturb import Perturbation
+from afno_forecast.forecast.produce import Options, produce_forecast
+from afno_forecast.forecast.progress import Share
+
+model, data, folder = map(Path, sys.argv[1:4])
+name = sys.argv[4]
+
+def start(where, share=Share(), scores=False):
+    pid = os.fork()
+    if pid == 0:
+        where.mkdir(exist_ok=True)
+        scoring = _scoring(where / "scores.nc", (data,), share) if scores else None
+        options = Options(members=3, perturbation=Perturbation("correlated", seed=5), share=share, scoring=scoring)
+        produce_forecast(model, data, init="2001-01-20T06/2001-01-21T18/12h", lead_time=86400, out=where / name, batch_size=2, options=options,
+                         echo=lambda text: None)
+        os._exit(0)
+    return pid
+
+def wait(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+began = time.monotonic()
+codes = [wait(start(folder / "whole", scores=True))]
+length = time.monotonic() - began
+rng, killed = random.Random(11), 0
+for store in range(5):
+    for _ in range(2):
+        pid = start(folder / f"cut{store}", scores=True)
+        time.sleep(rng.uniform(0.02, 0.9) * length)
+        os.kill(pid, signal.SIGKILL)
+        killed += wait(pid) == -signal.SIGKILL
+    codes.append(wait(start(folder / f"cut{store}", scores=True)))
+pids = [start(folder / "two", Share(rank, 2), scores=True) for rank in (0, 1)]
+codes += [wait(pid) for pid in pids]
+print(json.dumps({"codes": codes, "killed": killed}))
+"""
+
+
+def content(path: Path) -> dict[str, bytes]:
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["fc.zarr", "fc.nc"])
+def test_killed_ten_times_or_shared_by_two_processes_the_files_are_those_of_one_run(name: str, tiny_model: Path, tiny_store: Path,
+                                                                                   tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DRIVER, tiny_model, tiny_store, tmp_path, name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["codes"]) == {0} and result["killed"] >= 5, (result, done.stderr)
+    whole = tmp_path / "whole"
+    assert sorted(p.name for p in whole.iterdir()) == sorted([name, "scores.csv", "scores.nc"])
+    with xr.open_dataset(whole / name) as ds:
+        assert ds["2m_temperature"].sizes["number"] == 3 and np.isfinite(ds["2m_temperature"]).all()
+    for other in ("cut0", "cut1", "cut2", "cut3", "cut4", "two"):
+        assert content(tmp_path / other / name) == content(whole / name), other
+        assert sorted(p.name for p in (tmp_path / other).iterdir()) == sorted([name, "scores.csv", "scores.nc"]), other
+        assert (tmp_path / other / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes(), other
+
+
+def test_members_are_the_same_in_any_batch(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    files = []
+    for batch in (1, 4, 7):
+        out = tmp_path / f"{batch}.nc"
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06/2001-01-21T06/1d", lead_time=43200, out=out, batch_size=batch,
+                         options=Options(members=5, perturbation=Perturbation("bred", cycles=2)), echo=[].append)
+        with xr.open_dataset(out) as ds:
+            files.append(ds.load())
+    assert files[0]["number"].values.tolist() == [1, 2, 3, 4, 5] and files[0].attrs["perturbation_seed"] == "0"
+    for other in files[1:]:
+        for variable in other.data_vars:
+            assert np.allclose(other[variable], files[0][variable], rtol=2e-6, atol=1e-6, equal_nan=True)
+
+
+class StopsAt:
+    """A stopping rule, and a count of what it saw."""
+
+    def __init__(self, lead_seconds: int) -> None:
+        self.lead_seconds = lead_seconds
+        self.seen: list[int] = []
+
+    def on_state(self, state: ForecastState) -> None:
+        self.seen.append(state.lead_seconds)
+        if state.lead_seconds == self.lead_seconds:
+            raise DivergenceError("the jet left the planet", where="a hook")
+
+    def finish(self) -> None:
+        self.seen.append(-1)
+
+
+def test_a_hook_stops_the_run_and_what_was_before_can_be_read(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    hook = StopsAt(43200)
+    with pytest.raises(DivergenceError, match="left the planet"):
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06", lead_time=86400, out=tmp_path / "fc.zarr", options=Options(hooks=(hook,)),
+                         echo=[].append)
+    assert hook.seen == [21600, 43200]
+    with xr.open_zarr(tmp_path / "fc.zarr", chunks=None) as ds:
+        assert np.isfinite(ds["2m_temperature"].isel(prediction_timedelta=0)).all()
+        assert np.isnan(ds["2m_temperature"].isel(prediction_timedelta=1)).all() and ds.attrs["afno_forecast_complete"] == "no"
+    calm = StopsAt(0)
+    produce_forecast(tiny_model, tiny_store, init="2001-01-20T06", lead_time=86400, out=tmp_path / "fc.zarr", options=Options(hooks=(calm,)),
+                     echo=[].append)
+    assert calm.seen == [21600, 43200, 64800, 86400, -1]
+
+
+class Warms:
+    """A hook that changes the state the model goes on from."""
+
+    def on_state(self, state: ForecastState) -> None:
+        state.fields_BCHW[:, state.channels.index("t2m")] += 1
+
+    def finish(self) -> None:
+        pass
+
+
+def test_what_a_hook_changes_is_written_and_fed_back(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    for name, hooks in (("a", ()), ("b", (Warms(),))):
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06", lead_time=86400, out=tmp_path / f"{name}.nc", options=Options(hooks=hooks),
+                         echo=[].append)
+    with xr.open_dataset(tmp_path / "a.nc") as a, xr.open_dataset(tmp_path / "b.nc") as b:
+        difference = (b["2m_temperature"] - a["2m_temperature"]).mean(("latitude", "longitude")).values[0]
+    assert difference[0] == pytest.approx(1, abs=1e-3) and (np.diff(difference) > 0.7).all()
+
+
+def test_members_without_a_difference_or_without_analyses_are_refused(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    def ask(init: str, options: Options) -> None:
+        produce_forecast(tiny_model, tiny_store, init=init, lead_time=21600, out=tmp_path / "fc.nc", options=options, echo=[].append)
+
+    with pytest.raises(ConfigError, match=r"3 members of 1 model would be copies.*\n.*\n.*add --perturb"):
+        ask("last", Options(members=3))
+    with pytest.raises(ConfigError, match="their number is not given"):
+        ask("last", Options(perturbation=Perturbation("white")))
+    with pytest.raises(DataError, match="bred members need analyses before the init times: 2000-12-30T00"):
+        ask("first", Options(members=2, perturbation=Perturbation("bred")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_models_take_turns(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    produce_forecast([tiny_model, tiny_model], tiny_store, init="last", lead_time=21600, out=tmp_path / "fc.nc", echo=[].append)
+    with xr.open_dataset(tmp_path / "fc.nc") as ds:
+        values = ds["2m_temperature"].values
+    assert values.shape[1] == 2 and np.array_equal(values[:, 0], values[:, 1])
+
+
+@pytest.mark.parametrize("rank", ["2", "x", "-1"])
+def test_a_process_that_is_none_is_refused(rank: str) -> None:
+    with pytest.raises(ConfigError, match="do not describe a process"):
+        Share.from_environment({"RANK": rank, "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("path", ["https://example.org/data.zarr", "simplecache::file:///data.nc", "reference://x"])
+def test_a_forecast_reads_no_remote_or_chained_path(path: str, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, DataError)) as refused:
+        produce_forecast(tiny_model, Path(path), init="last", lead_time=21600, out=tmp_path / "fc.nc", echo=[].append)
+    assert refused.value.exit_code in (2, 3) and list(tmp_path.iterdir()) == []
