@@ -15,7 +15,7 @@ from ..errors import ConfigError, Stopped
 from ..signals import StopFlag
 from ..times import format_duration, format_instant
 from .background import BackgroundWriter
-from .hooks import ForecastState, Hook, WriteStates
+from .hooks import Hook, WriteStates
 from .initial import Data
 from .metadata import WHOLE
 from .output import ForecastWriter, Format, Parts

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,20 +104,15 @@ class Progress:
 
     def __init__(self, path: Path, target: Path, share: Share) -> None:
         self.path = path
-        self._files = [_open(path, path.parent)]
-        try:
-            self.first = _lock(self._files[0].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = self.first
+        with ExitStack() as files:
+            own = files.enter_context(_open(path, path.parent))
+            self.first = free = _lock(own.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             if share.count > 1:
-                free = _lock(self._files[0].fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-                self._files.append(_open(path.with_name(f"{path.name}.rank{share.rank}"), path.parent))
-                free = _lock(self._files[1].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB) and free
-        except BaseException:
-            self.close()
-            raise
-        if not free:
-            self.close()
-            raise ConfigError("another process is writing this forecast", where=str(target), fix="wait, or choose another --out")
+                rank = files.enter_context(_open(path.with_name(f"{path.name}.rank{share.rank}"), path.parent))
+                free = _lock(own.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB) and _lock(rank.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not free:
+                raise ConfigError("another process is writing this forecast", where=str(target), fix="wait, or choose another --out")
+            self._file, self._files = own, files.pop_all()
         if self.first:
             self._cut_torn_line()
 
@@ -128,21 +123,20 @@ class Progress:
     def append(self, line: dict[str, Any]) -> None:
         """Add a line and flush it to the disk. Raises OSError."""
         text = (json.dumps(line) + "\n").encode()
-        if self._files[0].write(text) < len(text):
+        if self._file.write(text) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        os.fsync(self._files[0].fileno())
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Release the locks; an empty list is removed."""
-        for file in self._files:
-            file.close()
+        self._files.close()
         if self.path.exists() and self.path.stat().st_size == 0:
             self.path.unlink()
 
     def _cut_torn_line(self) -> None:
         text = self.path.read_bytes()
         if text and not text.endswith(b"\n"):
-            self._files[0].truncate(text.rfind(b"\n") + 1)
+            self._file.truncate(text.rfind(b"\n") + 1)
 
 
 def _gate_path(path: Path) -> Path:

@@ -18,8 +18,9 @@ from ..data.store import Store, is_store
 from ..forecast.hooks import ForecastState
 from ..forecast.progress import Share, gate, progress_path, remove_progress
 from ..forecast.session import Session
-from .online import OnlineScorer, References, ScoreSettings
+from .online import OnlineScorer
 from .score_file import write_scores
+from .settings import References, ScoreSettings
 
 
 class ScoreStates:

@@ -181,7 +181,7 @@ def test_train_hands_the_overrides_on(program, stand_in):
 def test_rollout_hands_seconds_and_paths_on(program, stand_in, given: tuple[str, ...], wanted: int):
     from afno_forecast.forecast.produce import Options
 
-    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"))
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"), Options=Options)
     code, out, _ = program("rollout", "m", "--data", "a.nc", "--data", "b.nc", "--init", "last", "--lead-time", "1d12h", "--out", "fc.zarr", *given)
     assert code == 0 and out == "forecast: fc.zarr\n"
     _, (model, data), options = calls[0]
@@ -196,7 +196,7 @@ def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in)
     from afno_forecast.forecast.produce import Options
     from afno_forecast.forecast.selection import Selection
 
-    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"))
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"), Options=Options)
     code, _, err = program("rollout", "a", "b", "--data", "a.nc", "--init", "last", "--leads", "1d,5d", "--out", "fc.zarr", "--members", "6",
                            "--perturb", "bred", "--seed", "4", "--amplitude", "0.5", "--length-scale", "800", "--breeding-cycles", "3",
                            "--variables", "z500,t2m", "--levels", "500,850", "--region", "-30/60/30/75", "--other-grid")
@@ -210,7 +210,9 @@ def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in)
 
 
 def test_a_lead_time_that_is_none_is_a_usage_error(program, stand_in):
-    stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"))
+    from afno_forecast.forecast.produce import Options
+
+    stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"), Options=Options)
     code, _, err = program("rollout", "m", "--data", "a.nc", "--init", "last", "--lead-time", "soon", "--out", "fc.zarr")
     assert code == 2 and "'soon' is not a duration" in err
 
