@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +14,7 @@ from .cli_exit import say
 from .cli_options import PATH, NamesList
 
 if TYPE_CHECKING:
-    from .data.build import StatisticsPeriod
+    from .data.build import BuildRecipe, StatisticsPeriod
 
 
 @click.group()
@@ -50,6 +51,21 @@ def inspect(sources: tuple[Path, ...]) -> None:
         sys.exit(3)
 
 
+class PartOption(click.ParamType[Any]):
+    """`3/10` as two numbers."""
+
+    name = "K/N"
+
+    def convert(self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """See click."""
+        if isinstance(value, tuple):
+            return value
+        part, _, of = value.partition("/")
+        if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+            self.fail(f"'{value}' is not K/N, for example 3/10", param, ctx)
+        return int(part), int(of)
+
+
 @data.command("build")
 @click.argument("paths", nargs=-1, required=True, type=PATH, metavar="RECIPE.yaml|SOURCE... OUT.zarr")
 @click.option("--channels", type=NamesList(), help="Channels to keep, in this order: z500,t850. [default: all that vary in time]")
@@ -60,31 +76,77 @@ def inspect(sources: tuple[Path, ...]) -> None:
 @click.option("--fill-absent", is_flag=True, help="Chunks that a zarr source lacks hold its fill value. [default: they are an error]")
 @click.option("--boundary", type=click.Choice(["periodic", "open"]), help="How a box continues over its edges, where its files do not say.")
 @click.option("--no-climatology", is_flag=True, help="Leave the climatology out.")
+@click.option("--part", type=PartOption(), help="Build a part alone, such as 3/10, beside other processes; then --finish.")
+@click.option("--finish", is_flag=True, help="Finish a store whose parts are built.")
+@click.option("--append", is_flag=True, help="Add the sources' later dates to the finished store OUT.zarr.")
+@click.option("--scheduler", metavar="ADDRESS", help="Build on a cluster: local, slurm, or an address of dask.distributed.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes or jobs of --scheduler.")
 @click.pass_context
-def build(ctx: click.Context, paths: tuple[Path, ...], channels: tuple[str, ...] | None, static: tuple[str, ...] | None, statistics: str | None,
-          time_step: str | None, round_bits: int | None, fill_absent: bool, boundary: Literal["periodic", "open"] | None,
-          no_climatology: bool) -> None:
+def build(ctx: click.Context, /, paths: tuple[Path, ...], **options: Any) -> None:
     """Make a training store of files, or of a recipe. Interrupted, the same command continues it."""
     if len(paths) < 2:
         raise click.UsageError("give the sources and, last, the store to make: data build SOURCE... OUT.zarr", ctx)
     *sources, out = paths
-    recipe_path = sources[0] if sources[0].suffix in (".yaml", ".yml") else None
-    if recipe_path is not None:
-        given = [o.opts[0] for o in ctx.command.params if isinstance(o, click.Option) and ctx.params.get(str(o.name)) not in (None, False)]
+    ways = [f"--{name}" for name in ("part", "finish", "append", "scheduler") if options[name]]
+    if len(ways) > 1:
+        raise click.UsageError(f"{' and '.join(ways)}: choose one", ctx)
+    if options["append"]:
+        _append(ctx, out, sources)
+        return
+    recipe = _recipe(ctx, sources, options)
+    from .data.build import Share, run_part, run_recipe
+
+    if options["part"]:
+        part, of = options["part"]
+        run_part(recipe, out, Share(part, of), progress=Progress(), echo=_note)
+        say(f"{out}: part {part}/{of} is built; when all are: the same command with --finish instead")
+        return
+    if options["scheduler"]:
+        from .data.build_cluster import run_on_cluster
+
+        store = run_on_cluster(recipe, out, scheduler=options["scheduler"], workers=options["workers"], progress=Progress(), echo=_note)
+    else:
+        store = run_recipe(recipe, out, finish=options["finish"], progress=Progress(), echo=_note)
+    say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
+
+
+def _recipe(ctx: click.Context, sources: Sequence[Path], options: Mapping[str, Any]) -> BuildRecipe:
+    """The recipe file that was named, or one made of the options."""
+    period = _period(options["statistics"], ctx)
+    from .config import load_config
+    from .data.build import BuildRecipe
+
+    if sources[0].suffix in (".yaml", ".yml"):
+        given = [o for o in _given(ctx) if o not in _HOW]
         if given or len(sources) > 1:
             raise click.UsageError(f"a recipe says everything: leave out {', '.join(given) or 'the other sources'}", ctx)
-    period = _period(statistics, ctx)
-    from .config import load_config
-    from .data.build import BuildRecipe, run_recipe
+        return load_config(sources[0], BuildRecipe)
+    return BuildRecipe(sources=tuple(map(str, sources)), channels=options["channels"], static=options["static"], statistics=period,
+                       time_step=options["time_step"], climatology=not options["no_climatology"], round_bits=options["round_bits"],
+                       absent_chunks="fill" if options["fill_absent"] else "refuse", boundary=options["boundary"])
 
-    if recipe_path is not None:
-        recipe = load_config(recipe_path, BuildRecipe)
-    else:
-        recipe = BuildRecipe(sources=tuple(map(str, sources)), channels=channels, static=static, statistics=period,
-                             time_step=time_step, climatology=not no_climatology, round_bits=round_bits,
-                             absent_chunks="fill" if fill_absent else "refuse", boundary=boundary)
-    store = run_recipe(recipe, out, progress=Progress(), echo=lambda line: say(f"note: {line}"))
-    say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
+
+_HOW = ("--part", "--finish", "--append", "--scheduler", "--workers")
+
+
+def _note(line: str) -> None:
+    say(f"note: {line}")
+
+
+def _given(ctx: click.Context) -> list[str]:
+    """The options that were typed."""
+    return [o.opts[0] for o in ctx.command.params
+            if isinstance(o, click.Option) and ctx.get_parameter_source(str(o.name)) is click.core.ParameterSource.COMMANDLINE]
+
+
+def _append(ctx: click.Context, out: Path, sources: Sequence[Path]) -> None:
+    others = [name for name in _given(ctx) if name != "--append"]
+    if others:
+        raise click.UsageError(f"an addition follows the store's own recipe: leave out {', '.join(others)}", ctx)
+    from .data.build import append_to_store
+
+    store = append_to_store(out, [str(s) for s in sources], progress=Progress(), echo=_note)
+    say(f"{out}: {store.describe_period()}")
 
 
 def _period(text: str | None, ctx: click.Context) -> StatisticsPeriod | None:
@@ -117,7 +179,9 @@ class Progress:
             return
         self._last = now
         text = f"{what}: {done} of {total}"
-        say(f"{text:<60}" if self._on_terminal else text, err=True, end="\r" if self._on_terminal and done < total else "\n")
+        filled = 24 * done // max(total, 1)
+        bar = f"{text:<40} [{'#' * filled}{'.' * (24 - filled)}]"
+        say(bar if self._on_terminal else text, err=True, end="\r" if self._on_terminal and done < total else "\n")
 
 
 @data.command("sample")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -85,6 +86,11 @@ class BlockReader:
         self._fix = fix
         self._arrays = [_array(source.dataset, c) for c in channels]
         self.where = ", ".join(str(p) for p in source.paths)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What the source says of itself."""
+        return self._source.attrs
 
     @property
     def notes(self) -> list[str]:

@@ -75,7 +75,7 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
     recipe = {"sources": [describe_source(Path(p)) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
               "statistics_period": list(period), "time_step_seconds": step, "climatology": climatology, "round_bits": round_bits,
               "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
-    return Plan(chosen, fixed, times, grid, period, step, _hours(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
+    return Plan(chosen, fixed, times, grid, period, step, hours_of(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,
                 recipe, tuple(notes), source.trajectories)
 
 
@@ -97,7 +97,8 @@ def folders_of(source: Source) -> tuple[str, ...]:
     return tuple(sorted({str(Path(p).parent) for p in source.paths}, key=len, reverse=True))
 
 
-def _hours(times: TimeAxis) -> NDArray[np.int64]:
+def hours_of(times: TimeAxis) -> NDArray[np.int64]:
+    """The hours of the day that a climatology of these times has. Raises ConfigError for a time that is not on the hour."""
     seconds = np.unique(times.second_of_day())
     if (seconds % 3600).any():
         raise ConfigError("a climatology needs times on the hour; the record has others", fix="build with `climatology: false`")
