@@ -10,7 +10,7 @@ import click
 
 from . import __version__
 from .cli_data import data
-from .cli_exit import Guard, say
+from .cli_exit import Guard, say, together
 from .cli_options import PATH, GridSize, NamesList
 from .cli_plot import plot
 from .cli_rollout import rollout
@@ -82,14 +82,44 @@ def info(path: Path) -> None:
 @cli.command()
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--resume", is_flag=True, help="Go on from the newest valid checkpoint of the run folder.")
-def train(config: Path, overrides: tuple[str, ...], resume: bool) -> None:
-    """Train the experiment of one YAML file. KEY=VALUE changes a value: training.batch_size=8."""
-    experiment = _load(config, overrides)
-    from .experiment import run_training
+@click.option("--resume", is_flag=True, help="Go on from the newest valid checkpoint of the run folder, if there is one.")
+@click.option("--max-time", metavar="DURATION", help="Save and stop before this much time has passed, for example 6h; exit code 75.")
+def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str | None) -> None:
+    """Train the experiment of one YAML file. KEY=VALUE changes a value: training.batch_size=8.
 
-    folder = run_training(experiment, resume=resume, echo=say)
-    say(f"model: {folder}")
+    Started by torchrun or srun, the processes divide the work as training.parallel says.
+    """
+    with together() as first:
+        experiment = _load(config, overrides)
+        from .experiment import run_training
+        from .times import parse_duration
+
+        folder = run_training(experiment, resume=resume, echo=say, max_seconds=None if max_time is None else parse_duration(max_time))
+    if first:
+        say(f"model: {folder}")
+
+
+@cli.command()
+@click.argument("config", type=PATH)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--slurm", is_flag=True, required=True, help="As a SLURM batch job.")
+@click.option("--print", "prints", is_flag=True, required=True, help="Write the batch file to the terminal; nothing is submitted.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
+@click.option("--gpus-per-node", type=click.IntRange(0), default=0, show_default=True, help="One process for each; 0: processes on the CPU.")
+@click.option("--tasks-per-node", type=click.IntRange(1), default=1, show_default=True, help="Processes on a machine without GPUs.")
+@click.option("--max-time", metavar="DURATION", default="1d", show_default=True, help="Time limit of the job; it goes on in the next one.")
+def launch(config: Path, overrides: tuple[str, ...], slurm: bool, prints: bool, nodes: int, gpus_per_node: int, tasks_per_node: int,
+           max_time: str) -> None:
+    """Write the batch file that trains CONFIG on a cluster.
+
+    The job asks for its signal before the limit, saves, and queues itself again until the training is done.
+    """
+    from .cli_launch import batch_file
+    from .times import parse_duration
+
+    _load(config, overrides)
+    tasks = gpus_per_node or tasks_per_node
+    say(batch_file(config, overrides, nodes=nodes, gpus=gpus_per_node, tasks=tasks, seconds=parse_duration(max_time)), end="")
 
 
 @cli.command()

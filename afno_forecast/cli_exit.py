@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 
 import click
@@ -77,6 +79,24 @@ def say(text: str, *, err: bool = False, end: str = "\n") -> None:
     click.echo(printable(text, keep_lines=True) + end, err=err, nl=False)
 
 
+@contextlib.contextmanager
+def together() -> Iterator[bool]:
+    """Connect the processes that a launcher (torchrun, srun) started; gives whether this is the first, or the only one."""
+    if not {"RANK", "SLURM_STEP_NUM_TASKS"} & set(os.environ):
+        yield True
+        return
+    from .distributed import session
+
+    with session() as place:
+        yield place.rank == 0
+
+
+def _first_to_tell() -> bool:
+    """Whether no other process of this run has said why it ends."""
+    distributed = sys.modules.get("afno_forecast.distributed")
+    return distributed is None or bool(distributed.first_to_tell())
+
+
 class Guard:
     """The outermost border: every error that reaches it is told and turned into an exit code."""
 
@@ -104,6 +124,6 @@ class Guard:
             traceback.print_exception(kind, error, trace)
         if code == _BROKEN_PIPE:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit does not fail again
-        elif text:
+        elif text and _first_to_tell():
             say(text, err=True)
         raise SystemExit(code) from None

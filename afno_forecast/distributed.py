@@ -22,12 +22,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .errors import ConfigError, ForecastError
+from .errors import ConfigError, DivergenceError, ForecastError, Stopped
 
 _TIMEOUT = timedelta(minutes=10)
 _BUCKET_BYTES = 32 << 20
 _LOST = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "NCCL", "nccl", "Socket", "recvValue", "timed out")
-_stores: list[Any] = []  # the store of the session, through which one process claims to have told why it ends
+_stores: list[Any] = []  # the store of the session, through which one process claims to tell why all end
+_claims: list[bool] = []  # of this process, where all end together
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Place:
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
     """Where this process stands, from torchrun's variables or, under `srun`, from SLURM's. Raises ConfigError when they are no numbers."""
-    for rank, size, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
+    for rank, size, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
         if rank in environment and size in environment:
             try:
                 return Place(int(environment[rank]), int(environment[size]), int(environment.get(local, 0)))
@@ -70,7 +71,7 @@ def _slurm_address(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def session(rendezvous: str = "env://") -> Iterator[Place]:
-    """Connect the launched processes for the time of the context; with one process, nothing happens.
+    """Connect the launched processes for the time of the context; with one process, or within another session, nothing happens.
 
     Args:
         rendezvous: where they meet: `env://` (torchrun, srun) or `file://PATH?rank=R&world_size=N`.
@@ -79,39 +80,51 @@ def session(rendezvous: str = "env://") -> Iterator[Place]:
         ForecastError: another process ended. Of all messages of all processes, `first_to_tell` lets one through.
     """
     here = place()
-    if rendezvous == "env://" and here.world_size == 1 and "RANK" not in os.environ:
+    if dist.is_initialized() or (rendezvous == "env://" and here.world_size == 1):
         yield here
         return
-    if rendezvous == "env://":
-        os.environ.update({k: v for k, v in {"RANK": str(here.rank), "WORLD_SIZE": str(here.world_size), **_slurm_address(os.environ)}.items()
-                           if k not in os.environ})
     try:
-        store, rank, world_size = next(iter(dist.rendezvous(rendezvous)))  # type: ignore[attr-defined]
-        store.set_timeout(_TIMEOUT)
-        _stores.append(dist.PrefixStore("afno_forecast/told", store))  # type: ignore[attr-defined]
-        if torch.cuda.is_available():
-            torch.cuda.set_device(here.local_rank)
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        shared = dist.PrefixStore("afno_forecast/group", store)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=shared, rank=rank, world_size=world_size, timeout=_TIMEOUT)
-        yield Place(rank, world_size, here.local_rank)
+        yield _connect(rendezvous, here)
+    except (Stopped, DivergenceError):  # all processes raise these together
+        _claims.append(first_to_tell())
+        dist.barrier()
+        dist.destroy_process_group()
+        raise
     except RuntimeError as error:
         if isinstance(error, ForecastError) or not (isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)):
             raise
-        raise ForecastError("another process of this training ended or cannot be reached", where=f"told by process {here.rank} of {here.world_size}",
-                            fix="see the messages of the others; run the same command with --resume to go on from the last checkpoint") from error
-    dist.destroy_process_group()  # not after an error: the others learn of it when this process is gone and has told why
+        where = f"told by process {here.rank} of {here.world_size}"
+        raise ForecastError("another process of this training has ended or cannot be reached", where=where,
+                            fix="see what the others say; run the same command with --resume to go on from the last checkpoint") from error
+    dist.destroy_process_group()  # not after an error: the others learn of it when this process, having told why, is gone
     _stores.clear()
 
 
+def _connect(rendezvous: str, here: Place) -> Place:
+    if rendezvous == "env://":
+        known = {"RANK": str(here.rank), "WORLD_SIZE": str(here.world_size), **_slurm_address(os.environ)}
+        os.environ.update({name: value for name, value in known.items() if name not in os.environ})
+    store, rank, world_size = next(iter(dist.rendezvous(rendezvous)))  # type: ignore[attr-defined]
+    store.set_timeout(_TIMEOUT)
+    _stores.append(dist.PrefixStore("afno_forecast/told", store))  # type: ignore[attr-defined]
+    if torch.cuda.is_available():
+        torch.cuda.set_device(here.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    shared = dist.PrefixStore("afno_forecast/group", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=shared, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    return Place(rank, world_size, here.local_rank)
+
+
 def first_to_tell() -> bool:
-    """Whether no other process has said why the program ends; true once among all processes, always true alone."""
+    """Whether this process is the one that says why the program ends: true once among all processes, always true alone."""
+    if _claims:
+        return _claims[-1]
     if not _stores:
         return True
     try:
         return int(_stores[-1].add("count", 1)) == 1
     except RuntimeError:
-        return True  # whoever kept the count is gone
+        return place().rank == 1  # process 0, which kept the count, is gone without a word
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "experiment": (6, NAMED | {"torch", "pydantic"}), "experiment_steps": (6, set()), "convert": (6, {"torch", "numpy", "pydantic"}),
     "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_rollout": (7, {"click"}),
-    "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}),
+    "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}), "cli_launch": (7, set()),
     "cli_open": (7, NAMED | {"netCDF4"}),
 }
 # One layer down is the rule; within a layer only these look at a neighbour. There is no cycle (tested below).
