@@ -89,8 +89,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_the_rest_is_exact(unb
 
 
 def test_a_killed_process_ends_the_others_which_tell_once_and_one_alone_goes_on(tiny_experiment: Path, tmp_path: Path) -> None:
-    settings = [s for s in SETTINGS if "parallel" not in s]
-    processes = start(2, "train", str(tiny_experiment), *settings, "training.budget.train_steps=400")
+    settings = [*(s for s in SETTINGS if "train_steps" not in s), "training.budget.train_steps=4000"]
+    processes = start(2, "train", str(tiny_experiment), *settings)
     wait_for_steps(tmp_path / "run", 2, processes)
     processes[1].kill()
     began = time.monotonic()
@@ -100,8 +100,8 @@ def test_a_killed_process_ends_the_others_which_tell_once_and_one_alone_goes_on(
     assert told.count("another process of this training has ended") == 1, told
     assert "Traceback" not in told
     done = newest(tmp_path / "run")[1]["train_step"]
-    alone = subprocess.run([*COMMAND, "train", str(tiny_experiment), *settings, "training.budget.train_steps=400", "--resume", "--max-time", "2s"],
-                           capture_output=True, text=True, timeout=200, check=False)
+    alone = subprocess.run([*COMMAND, "train", str(tiny_experiment), *settings, "--resume", "--max-time", "2s"], capture_output=True,
+                           text=True, timeout=200, check=False)
     assert alone.returncode == 75, alone.stderr
     assert "written by 2 processes, this is 1" in alone.stdout and "not the same to the last bit" in alone.stdout
     assert "stopped by the time limit after train step" in alone.stderr
