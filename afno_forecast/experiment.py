@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from . import __version__, distributed, model_folder, vocabulary
 from .config import Strict, dump_config, load_config
-from .data.loader import Delivery, Loader
+from .data.loader import Loader
 from .data.store import Store, is_store
 from .data.tendencies import tendency_std
 from .distributed import Mesh
@@ -26,7 +26,7 @@ from .errors import ConfigError, DataError, ForecastError, printable
 from .experiment_steps import Problems, value_at, wrong_steps
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
-from .training.parallel import parallelize, plan_mesh
+from .training.parallel import Layout, parallelize, plan_mesh
 from .training.run_folder import run_folder
 from .training.train import TrainingConfig, fit
 from .training.validation import ValidationConfig, Validator
@@ -196,7 +196,9 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     forecaster = _build(experiment, inputs)
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
-    loader = _loader(experiment, store, forecaster, train)
+    config = experiment.training
+    layout = parallelize(forecaster, mesh, sharded=config.parallel.sharded, checkpointing=config.checkpointing, compile_blocks=config.compile)
+    loader = _loader(experiment, store, forecaster, train, layout)
     for step, rollout in _longest_rollouts(experiment, forecaster).items():
         windows = loader.windows(rollout, step)
         if windows.dropped:
@@ -214,8 +216,6 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         card = model_card(experiment, forecaster, inputs, score, table)
         model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
 
-    config = experiment.training
-    layout = parallelize(forecaster, mesh, sharded=config.parallel.sharded, checkpointing=config.checkpointing, compile_blocks=config.compile)
     fit(forecaster, loader, validator, config, folder, keep_model=keep_model, resume=resume, echo=echo, layout=layout, end=end)
 
 
@@ -223,14 +223,14 @@ def try_out(experiment: Experiment) -> None:
     """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
     store = _open_store(experiment)
     train, _ = check_periods(experiment, store)
-    _loader(experiment, store, _build(experiment, model_inputs(experiment, store, measure=False)), train)
+    _loader(experiment, store, _build(experiment, model_inputs(experiment, store, measure=False)), train, Layout())
 
 
-def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train: tuple[int, int]) -> Loader:
-    """The training samples. Raises ConfigError when a batch would hold a sample twice."""
+def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train: tuple[int, int], layout: Layout) -> Loader:
+    """The training samples of this process. Raises ConfigError when a batch would hold a sample twice."""
     config = experiment.training
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
-                    batch_size=config.batch_size, seed=experiment.seed, delivery=Delivery(cache_bytes=config.cache_megabytes << 20))
+                    batch_size=config.batch_size, seed=experiment.seed, delivery=layout.delivery(cache_bytes=config.cache_megabytes << 20))
     for step, rollout in _longest_rollouts(experiment, forecaster).items():
         largest = loader.num_samples(rollout, step)
         if config.batch_size > largest:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..config import Strict
-from ..data.loader import Batch
+from ..data.loader import Batch, Delivery
 from ..distributed import Mesh, make_mesh, shard_weights, world_size
 from ..errors import ConfigError
 from ..forecaster import Forecaster
@@ -59,12 +59,9 @@ class Layout:
         """What a loss over this process' rows is multiplied by, so that the mean over all processes is the whole loss."""
         return self.area_share * self.mesh.spatial.size
 
-    def pieces(self, batch: Batch, accumulate: int) -> Iterator[Batch]:
-        """This process' samples and rows of the batch of an update, in `accumulate` equal pieces."""
-        count = len(batch.states) // (self.mesh.data.size * accumulate)
-        first = self.mesh.data.rank * count * accumulate
-        for start in range(first, first + count * accumulate, count):
-            yield Batch(self.own_rows(batch.states[start:start + count]), batch.seconds[start:start + count])
+    def delivery(self, *, cache_bytes: int) -> Delivery:
+        """This process' share of the samples, and its rows of them."""
+        return Delivery(cache_bytes=cache_bytes, rank=self.mesh.data.rank, world=self.mesh.data.size, rows=self.rows.own if self.rows else None)
 
     def own_rows(self, whole: Tensor) -> Tensor:
         """This process' rows of fields (..., H, W)."""
@@ -81,6 +78,13 @@ class Layout:
         """Make every gradient the mean over all processes; sharded ones are already."""
         if not self.sharded:
             self.mesh.world.mean_([p.grad for p in module.parameters() if p.grad is not None], "gradients")
+
+
+def pieces(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in equal pieces."""
+    size = len(batch.states) // count
+    for start in range(0, size * count, size):
+        yield Batch(batch.states[start:start + size], batch.seconds[start:start + size])
 
 
 def plan_mesh(config: ParallelConfig, *, batch_size: int, accumulate: int) -> Mesh:

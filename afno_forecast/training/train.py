@@ -32,7 +32,7 @@ from .checkpoint import Progress, load_newest, save_checkpoint
 from .lockstep import Lockstep
 from .log import RunLog
 from .optimizers import OptimizerConfig, Optimizers, WeightAverage
-from .parallel import Layout, ParallelConfig
+from .parallel import Layout, ParallelConfig, pieces
 from .schedule import Budget, Stage, check_stages, learning_rate_factor, stage_at
 from .validation import ValidationConfig, Validator
 
@@ -149,7 +149,7 @@ class Run:
         self.optimizers.zero_grad()
         scale = self.layout.loss_scale / self.config.accumulate
         parts = []
-        for piece in self.layout.pieces(batch, self.config.accumulate):
+        for piece in pieces(batch, self.config.accumulate):
             with autocast:
                 loss = rollout_loss(self.forecaster, piece, num_steps)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
@@ -254,7 +254,7 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
             _require_finite(beat.loss, norm, run, batch, log)
             run.optimizers.step(learning_rate)
             run.average.update(forecaster)
-            progress.add(samples=len(batch.states), seconds=beat.seconds, core_seconds=beat.core_seconds)
+            progress.add(samples=config.batch_size, seconds=beat.seconds, core_seconds=beat.core_seconds)
             log.update(progress.train_step, num_steps, beat.loss, norm, learning_rate)
             _show(log, progress, config, beat.loss, num_steps)
             if _validation_due(progress, config, validator.config):
@@ -322,11 +322,10 @@ def _require_finite(loss: float, norm: float, run: Run, batch: Batch, log: RunLo
     """Stop at the first loss or gradient that is not finite, naming dates, layer and channel; the same words on every process."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    own = next(run.layout.pieces(batch, 1))
-    dates = ", ".join(format_instant(int(s), run.forecaster.calendar) for s in own.seconds[:, run.forecaster.history - 1])
-    place, dates = _first_told(run, not_finite_at_rest(run.forecaster, own), dates)
+    dates = ", ".join(format_instant(int(s), run.forecaster.calendar) for s in batch.seconds[:, run.forecaster.history - 1])
+    place, dates = _first_told(run, not_finite_at_rest(run.forecaster, batch), dates)
     if not place:
-        place, dates = _first_told(run, not_finite_in_a_step(run.forecaster, own), dates)
+        place, dates = _first_told(run, not_finite_in_a_step(run.forecaster, batch), dates)
     place = place or "not in the first step: in a later step of the rollout, or in the gradient"
     step = run.progress.train_step + 1
     log.event("diverged", train_step=step, loss=repr(loss), gradient_norm=repr(norm), dates=dates, place=place)

@@ -20,7 +20,7 @@ from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.training.checkpoint import load_newest
 from afno_forecast.training.optimizers import OptimizerConfig, Optimizers, WeightAverage
-from afno_forecast.training.parallel import ParallelConfig, parallelize, plan_mesh
+from afno_forecast.training.parallel import Layout, ParallelConfig, parallelize, plan_mesh
 from afno_forecast.training.train import Run, TrainingConfig
 
 DAY = 86400
@@ -66,13 +66,15 @@ def make_forecaster(network: dict[str, object], grid: Grid) -> Forecaster:
     return forecaster
 
 
-def make_batch(forecaster: Forecaster, grid: Grid, number: int, num_steps: int) -> Batch:
-    """Four windows of noise around the mean, from four days."""
+def make_batch(forecaster: Forecaster, grid: Grid, number: int, num_steps: int, layout: Layout) -> Batch:
+    """Of four windows of noise around the mean, from four days, this process' samples and rows."""
     generator = torch.Generator().manual_seed(100 + number)
     noise = torch.randn(4, 1 + num_steps, 3, *grid.shape, generator=generator)
     mean, std = forecaster.normalizer.mean_C[:, None, None], forecaster.normalizer.std_C[:, None, None]
     seconds = np.arange(4)[:, None] * DAY * 80 + np.arange(1 + num_steps) * forecaster.time_step
-    return Batch(mean + std * noise, seconds.astype(np.int64))
+    share = 4 // layout.mesh.data.size
+    own = slice(layout.mesh.data.rank * share, (layout.mesh.data.rank + 1) * share)
+    return Batch(layout.own_rows(mean + std * noise)[own], seconds.astype(np.int64)[own])
 
 
 def make_run(case: str, mesh: Mesh, folder: Path) -> Run:
@@ -89,13 +91,13 @@ def train(case: str, run: Run, steps: int = 3) -> dict[str, Tensor]:
     """Five steps of rollout, then updates; everything whole."""
     grid, layout = CASES[case][1], run.layout
     found: dict[str, Tensor] = {}
-    batch = make_batch(run.forecaster, grid, 0, 2)
+    batch = make_batch(run.forecaster, grid, 0, 2, Layout())
     with torch.no_grad():
         for state in rollout(run.forecaster, layout.own_rows(batch.states[:, :1]), batch.seconds[:, 0], 5):
             found[f"rollout/{state.step}"] = run.forecaster.normalizer.encode(layout.all_rows(state.fields_BCHW))
     autocast = torch.autocast("cpu", enabled=False)
     for step in range(steps):
-        part = run.differentiate(make_batch(run.forecaster, grid, step, 2), 2, autocast)
+        part = run.differentiate(make_batch(run.forecaster, grid, step, 2, layout), 2, autocast)
         found[f"loss/{step}"] = torch.tensor(layout.mesh.world.numbers([part / layout.mesh.world.size]))
         if step == 0:
             found |= {f"gradients/{k}": whole(p.grad).clone() for k, p in run.forecaster.named_parameters()}
