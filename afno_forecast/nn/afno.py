@@ -1,7 +1,7 @@
 """The Adaptive Fourier Neural Operator as a token mixer: one small complex network applied to every Fourier mode.
 
 Axes: B batch, H token row, W token column, C channel, G block (group of channels), K kept mode; c channels of a block,
-h its hidden channels; S wavenumber band.
+h its hidden channels; S wavenumber band; P and N as in `block_product`.
 
 After Guibas et al. 2021 (arXiv 2111.13587), with the three economies kept (block-diagonal weights, the same weights for all
 modes, soft-shrink) and its defects left out: modes are chosen by true wavenumbers on both axes; activation and shrink act on
@@ -12,13 +12,15 @@ coefficients are amplitudes, so that the same weights do the same on every grid.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .spectral import LATITUDES, Latitude, Modes, inverse, kept_modes, mode_weights, transform
+from .block_product import block_product, into_blocks, out_of_blocks, over_pieces
+from .modes import LATITUDES, Latitude, Modes, kept_modes, table
+from .spectral import filter_blocks
 
 Activation = Literal["gate", "modrelu", "none"]
 ACTIVATIONS: tuple[Activation, ...] = ("gate", "modrelu", "none")
@@ -36,12 +38,12 @@ class AFNOMixer(nn.Module):
         hidden_factor: hidden channels of a block as a multiple of its channels.
         fraction: modes with |wavenumber| <= fraction of Nyquist are kept, on each axis by itself; in (0, 1].
         shrink: soft-shrink threshold on the modulus, as a share of the root mean square of the block's mixed field; 0 is off.
-        learned_shrink: a factor on `shrink`, learned for each band and block; it starts at 1.
         num_bands: number of wavenumber bands with weights of their own. Bands are octaves of max(|k_row|, |k_column|):
             0-1, 2-3, 4-7 and so on, the last one open; a wavenumber is in the same band on every grid.
         activation: between the layers, on the modulus. `gate`: each hidden channel by the sigmoid of its share of the block's
             modulus, so no amplitude is too small to be treated; `modrelu`: modulus less a learned threshold; `none`: linear.
-        latitude: `periodic`, or over the poles by a double Fourier sphere, see `spectral.Modes`.
+        latitude: `periodic`, or over the poles by a double Fourier sphere, see `modes.Modes`.
+        learned_shrink: a factor on `shrink`, learned for each band and block; it starts at 1.
         parity_C: signs of the channels over the pole, see `spectral.transform`.
         band_unit: the wavenumber, for the choice of the band, of one cycle over the rows and over the columns of these tokens; (1, 1)
             but for tokens that are mirrored or a part of the domain of training.
@@ -60,10 +62,10 @@ class AFNOMixer(nn.Module):
         hidden_factor: float = 1.0,
         fraction: float = 1.0,
         shrink: float = 0.0,
-        learned_shrink: bool = False,
         num_bands: int = 1,
         activation: Activation = "gate",
         latitude: Latitude = "periodic",
+        learned_shrink: bool = False,
         parity_C: Tensor | None = None,
         band_unit: tuple[float, float] = (1.0, 1.0),
     ) -> None:
@@ -76,6 +78,7 @@ class AFNOMixer(nn.Module):
         self.dim, self.num_blocks, self.num_bands, self.band_unit = dim, num_blocks, num_bands, band_unit
         self.fraction, self.shrink, self.activation, self.latitude = fraction, shrink, activation, latitude
         self.register_buffer("parity_C", parity_C, persistent=False)
+        self.log_shrink_SG = nn.Parameter(torch.zeros(num_bands, num_blocks)) if learned_shrink else None
         width = dim // num_blocks
         hidden = max(1, round(width * hidden_factor))
         self.weight_in_S2Gch = nn.Parameter(torch.randn(num_bands, 2, num_blocks, width, hidden) / math.sqrt(2 * width))
@@ -85,54 +88,53 @@ class AFNOMixer(nn.Module):
             self.offset_SGh = nn.Parameter(torch.full((num_bands, num_blocks, hidden), -2.0))
         elif activation == "modrelu":
             self.threshold_SGh = nn.Parameter(torch.full((num_bands, num_blocks, hidden), -7.0))
-        self.log_shrink_SG = nn.Parameter(torch.zeros(num_bands, num_blocks)) if learned_shrink else None
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Mixed tokens, (B, H, W, C), in float32 or wider whatever the autocast state."""
         with torch.autocast(x_BHWC.device.type, enabled=False):
             modes = kept_modes(x_BHWC.shape[1], x_BHWC.shape[2], self.fraction, self.latitude)
-            z_B2KC = transform(x_BHWC, modes, parity_C=self.parity_C)
-            return inverse(self._mix(z_B2KC, modes), modes)
+            return filter_blocks(x_BHWC, modes, self.num_blocks, partial(self._mix, modes), parity_C=self.parity_C)
 
-    def _mix(self, z_B2KC: Tensor, modes: Modes) -> Tensor:
-        order, back, sizes = _band_order(modes, self.num_bands, self.band_unit, z_B2KC.device)
-        if self.num_bands > 1:
-            z_B2KC = z_B2KC.index_select(2, order)
-        parts = torch.split(z_B2KC, sizes, 2)
-        mixed_GBK2c = torch.cat([self._mix_band(band, part) for band, part in enumerate(parts) if part.shape[2]], 2)
-        if self.shrink:
-            mixed_GBK2c = _soft_shrink(mixed_GBK2c, mode_weights(modes).to(z_B2KC)[order], self._shares(sizes))
-        mixed_B2KC = mixed_GBK2c.permute(1, 3, 2, 0, 4).flatten(3)
-        return mixed_B2KC.index_select(2, back) if self.num_bands > 1 else mixed_B2KC
-
-    def _shares(self, sizes: list[int]) -> float | Tensor:
-        """Share of the root mean square that each block's modes, in the order of the bands, are lowered by; (G, 1, K, 1) if learned."""
-        if self.log_shrink_SG is None:
-            return self.shrink
-        factors = [self.log_shrink_SG[band].exp()[:, None].expand(-1, size) for band, size in enumerate(sizes)]
-        return self.shrink * torch.cat(factors, 1)[:, None, :, None]
-
-    def _mix_band(self, band: int, z_B2KC: Tensor) -> Tensor:
-        """Both layers on the modes of one band as packed real products, (G, B, K, 2, c)."""
-        batch, _, num_modes, _ = z_B2KC.shape
-        packed = z_B2KC.reshape(batch, 2, num_modes, self.num_blocks, -1).permute(3, 0, 2, 1, 4).reshape(self.num_blocks, batch * num_modes, -1)
-        hidden = torch.bmm(packed, pack_complex(self.weight_in_S2Gch[band].to(packed.dtype)))
-        hidden = self._activate(band, hidden.view(self.num_blocks, batch * num_modes, 2, -1)).flatten(2)
-        mixed = torch.bmm(hidden, pack_complex(self.weight_out_S2Ghc[band].to(packed.dtype)))
-        return mixed.view(self.num_blocks, batch, num_modes, 2, -1)
-
-    def _activate(self, band: int, z_GN2h: Tensor) -> Tensor:
-        if self.activation == "none":
-            return z_GN2h
-        square_GNh = z_GN2h.square().sum(2)
-        modulus_GNh = (square_GNh + _TINY).sqrt()
-        if self.activation == "modrelu":
-            threshold = nn.functional.softplus(self.threshold_SGh[band, :, None])
-            gain = torch.relu(modulus_GNh - threshold) / modulus_GNh
+    def _mix(self, modes: Modes, z_B2KC: Tensor, blocks: slice) -> Tensor:
+        modes_last = modes.method == "fft" and self.num_bands == 1
+        if self.num_bands == 1:
+            mixed_B2KC = self._mix_band(0, z_B2KC, blocks, modes_last)
         else:
-            share = modulus_GNh * (square_GNh.mean(-1, keepdim=True) + _SMALL_AMPLITUDE**2).rsqrt()
-            gain = torch.sigmoid(torch.addcmul(self.offset_SGh[band, :, None], self.slope_SGh[band, :, None], share))
-        return z_GN2h * gain[:, :, None]
+            *members, back = table("bands", modes, z_B2KC, self.num_bands, self.band_unit)
+            parts = [self._mix_band(band, z_B2KC.index_select(2, chosen), blocks, modes_last) for band, chosen in enumerate(members) if len(chosen)]
+            mixed_B2KC = torch.cat(parts, 2).index_select(2, back)
+        return _soft_shrink(mixed_B2KC, modes, self._shares(modes, mixed_B2KC, blocks)) if self.shrink else mixed_B2KC
+
+    def _shares(self, modes: Modes, like: Tensor, blocks: slice) -> Tensor:
+        """Share of the root mean square of a block that each of its modes is lowered by, (K or 1, G)."""
+        if self.log_shrink_SG is None:
+            return like.new_full((1, blocks.stop - blocks.start), self.shrink)
+        *members, back = table("bands", modes, like, self.num_bands, self.band_unit)
+        factors = [self.log_shrink_SG[band, blocks].to(like.dtype).exp().expand(len(chosen), -1) for band, chosen in enumerate(members)]
+        return self.shrink * torch.cat(factors).index_select(0, back)
+
+    def _mix_band(self, band: int, z_B2KC: Tensor, blocks: slice, modes_last: bool) -> Tensor:
+        """Both layers on the modes of one band."""
+        z_P2iN = into_blocks(z_B2KC, blocks.stop - blocks.start, modes_last)
+        hidden_P2hN = self._activate(band, block_product(z_P2iN, self.weight_in_S2Gch[band, :, blocks], modes_last), blocks)
+        return out_of_blocks(block_product(hidden_P2hN, self.weight_out_S2Ghc[band, :, blocks], modes_last), z_B2KC.shape[0], modes_last)
+
+    def _activate(self, band: int, z_P2hN: Tensor, blocks: slice) -> Tensor:
+        if self.activation == "none":
+            return z_P2hN
+        real_PhN, imaginary_PhN = z_P2hN.unbind(1)
+        square_PhN = torch.addcmul(real_PhN.square(), imaginary_PhN, imaginary_PhN)
+
+        def each(parameter_SGh: Tensor) -> Tensor:
+            return over_pieces(parameter_SGh[band, blocks], len(z_P2hN)).unsqueeze(-1)
+
+        if self.activation == "modrelu":
+            modulus_PhN = (square_PhN + _TINY).sqrt()
+            gain_PhN = torch.relu(modulus_PhN - nn.functional.softplus(each(self.threshold_SGh))) / modulus_PhN
+        else:
+            share_PhN = ((square_PhN + _TINY) / (square_PhN.mean(1, keepdim=True) + _SMALL_AMPLITUDE**2)).sqrt()
+            gain_PhN = torch.sigmoid(torch.addcmul(each(self.offset_SGh), each(self.slope_SGh), share_PhN))
+        return z_P2hN * gain_PhN.unsqueeze(1)
 
 
 def check_options(dim: int, num_blocks: int, fraction: float, shrink: float, num_bands: int) -> None:
@@ -147,33 +149,13 @@ def check_options(dim: int, num_blocks: int, fraction: float, shrink: float, num
         raise ValueError(f"at least one wavenumber band is needed, not {num_bands}")
 
 
-def band_of_wavenumber(wavenumber: float, num_bands: int) -> int:
-    """Octave of an absolute wavenumber: 0-1, 2-3, 4-7 and so on; the last band is open."""
-    return min(max(int(abs(wavenumber)), 1).bit_length() - 1, num_bands - 1)
-
-
-@lru_cache(maxsize=256)
-def _band_order(modes: Modes, num_bands: int, unit: tuple[float, float], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
-    """An order of the kept modes in which each band is one piece, the way back, and the sizes of the pieces."""
-    rows, columns = [abs(k) * unit[0] for k in modes.row_wavenumbers], [k * unit[1] for k in modes.column_wavenumbers]
-    bands = [band_of_wavenumber(max(row, column), num_bands) for row in rows for column in columns]
-    with torch.inference_mode(False):
-        order = torch.tensor(bands).argsort(stable=True)
-        back = order.argsort()
-        order, back = order.to(device), back.to(device)
-    return order, back, [bands.count(band) for band in range(num_bands)]
-
-
-def pack_complex(weight_2Gio: Tensor) -> Tensor:
-    """The real matrix (G, 2 in, 2 out) that multiplies rows [real, imaginary] as the complex matrix does."""
-    real, imaginary = weight_2Gio
-    return torch.cat([torch.cat([real, imaginary], 2), torch.cat([-imaginary, real], 2)], 1)
-
-
-def _soft_shrink(z_GBK2c: Tensor, weights_K: Tensor, share: float | Tensor) -> Tensor:
+def _soft_shrink(z_B2KC: Tensor, modes: Modes, shares_KG: Tensor) -> Tensor:
     """Lower each modulus by a share of the root mean square of the block's field, zero where it would be negative."""
-    square_GBKc = z_GBK2c.square().sum(3)
-    mean_square_GB11 = torch.einsum("gbkc,k->gb", square_GBKc, weights_K)[:, :, None, None] / square_GBKc.shape[-1]
-    modulus_GBKc = (square_GBKc + _TINY).sqrt()
-    gain = torch.relu(modulus_GBKc - share * (mean_square_GB11 + _TINY).sqrt()) / modulus_GBKc
-    return z_GBK2c * gain[:, :, :, None]
+    (weights_K,) = table("weights", modes, z_B2KC)
+    num_blocks = shares_KG.shape[1]
+    square_BKC = z_B2KC.square().sum(1)
+    mean_square_BG = torch.einsum("bkc,k->bc", square_BKC, weights_K).unflatten(1, (num_blocks, -1)).mean(-1)
+    threshold_BKG = shares_KG * (mean_square_BG + _TINY).sqrt().unsqueeze(1)
+    threshold_BKC = threshold_BKG.repeat_interleave(z_B2KC.shape[-1] // num_blocks, 2)
+    modulus_BKC = (square_BKC + _TINY).sqrt()
+    return z_B2KC * (torch.relu(modulus_BKC - threshold_BKC) / modulus_BKC).unsqueeze(1)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from .legacy import LegacyConfig
 from .mixers import MIXERS, USED_OPTIONS, MixerName
-from .spectral import LATITUDES, Latitude
+from .modes import LATITUDES, Latitude
 
 Local = bool | Literal["depthwise"]
 

@@ -16,15 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .afno import check_options, pack_complex
+from .afno import check_options
+from .block_product import block_product, into_blocks, out_of_blocks
 from .mlp import norm_mlp
-from .spectral import inverse, kept_modes, transform
+from .modes import Modes, kept_modes
+from .spectral import filter_blocks
 
 _EPSILON = 1e-6
 _INITIAL_SCALE = 0.02
@@ -99,27 +102,20 @@ class LegacyMixer(nn.Module):
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """What the mixer adds to its input, the same shape, float32 or wider whatever the autocast state."""
-        batch, rows, columns, _ = x_BHWD.shape
-        modes = kept_modes(rows, columns, self.fraction, legacy=True)
+        modes = kept_modes(x_BHWD.shape[1], x_BHWD.shape[2], self.fraction, legacy=True)
         if not modes.column_wavenumbers:
             return torch.zeros_like(x_BHWD)
-        # Published coefficients are `root` times ours; ReLU and shrink scale with their argument, so biases and threshold are divided.
-        root = math.sqrt(rows * columns)
-        num_blocks = self.w1.shape[1]
         with torch.autocast(x_BHWD.device.type, enabled=False):
-            z_B2KD = transform(x_BHWD, modes)
-            num_modes = z_B2KD.shape[2]
-            z_B2KGc = z_B2KD.view(batch, 2, num_modes, num_blocks, -1)
-            packed = z_B2KGc.permute(3, 0, 2, 1, 4).reshape(num_blocks, batch * num_modes, -1)
-            hidden = torch.relu_(_affine(packed, self.w1, self.b1, root))
-            mixed = nn.functional.softshrink(_affine(hidden, self.w2, self.b2, root), self.shrink / root)
-            mixed_B2KD = mixed.view(num_blocks, batch, num_modes, 2, -1).permute(1, 3, 2, 0, 4).flatten(3)
-            return inverse(mixed_B2KD, modes)
+            return filter_blocks(x_BHWD, modes, self.w1.shape[1], partial(self._mix, modes))
 
-
-def _affine(packed: Tensor, weight_2Gio: Tensor, bias_2Go: Tensor, root: float) -> Tensor:
-    bias_G1o = bias_2Go.transpose(0, 1).flatten(1).unsqueeze(1) / root
-    return torch.baddbmm(bias_G1o.to(packed.dtype), packed, pack_complex(weight_2Gio.to(packed.dtype)))
+    def _mix(self, modes: Modes, z_B2KD: Tensor, blocks: slice) -> Tensor:
+        # Published coefficients are `root` times ours; ReLU and shrink scale with their argument, so biases and threshold are divided.
+        root = math.sqrt(modes.rows * modes.columns)
+        modes_last = modes.method == "fft"
+        z_P2iN = into_blocks(z_B2KD, blocks.stop - blocks.start, modes_last)
+        hidden_P2hN = torch.relu_(block_product(z_P2iN, self.w1[:, blocks], modes_last, self.b1[:, blocks] / root))
+        mixed_P2oN = block_product(hidden_P2hN, self.w2[:, blocks], modes_last, self.b2[:, blocks] / root)
+        return out_of_blocks(nn.functional.softshrink(mixed_P2oN, self.shrink / root), z_B2KD.shape[0], modes_last)
 
 
 class _PatchEmbed(nn.Module):

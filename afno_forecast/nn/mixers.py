@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .afno import AFNOMixer
 from .legacy import LegacyMixer
 from .padding import channel_parity
-from .spectral import Latitude, inverse, kept_modes, transform
+from .modes import Latitude, kept_modes
+from .spectral import inverse, transform
 
 MixerName = Literal["afno", "legacy", "fno", "gfn", "attention", "identity"]
 

@@ -150,7 +150,7 @@ def physicsnemo_afno() -> type[nn.Module] | None:
     if found is None or found.origin is None:
         return None
     root = Path(found.origin).parent
-    for name in ("physicsnemo", "physicsnemo.models", "physicsnemo.models.afno", "physicsnemo.nn", "physicsnemo.nn.module"):
+    for name in ("physicsnemo", "physicsnemo.core", "physicsnemo.models", "physicsnemo.models.afno", "physicsnemo.nn", "physicsnemo.nn.module"):
         package = types.ModuleType(name)
         package.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = package

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from afno_forecast.nn.afno import AFNOMixer, band_of_wavenumber
+from afno_forecast.nn.afno import AFNOMixer
+from afno_forecast.nn.modes import band_of_wavenumber
 
 OPTIONS = [
     {},

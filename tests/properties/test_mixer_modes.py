@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afno_forecast.nn.afno import AFNOMixer
-from afno_forecast.nn.spectral import LATITUDES, inverse, kept_modes, kept_wavenumbers, mode_weights, transform
+from afno_forecast.nn.modes import LATITUDES, kept_modes, kept_wavenumbers, mode_weights
+from afno_forecast.nn.spectral import inverse, transform
 
 GRIDS = [(9, 20), (12, 7), (16, 32), (5, 5)]
 

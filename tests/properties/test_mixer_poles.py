@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from afno_forecast.nn.spectral import kept_modes, transform
+from afno_forecast.nn.modes import kept_modes
+from afno_forecast.nn.spectral import transform
 
 
 def grid(rows: int, columns: int, *, poles: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afno_forecast.nn import mlp, spectral
+from afno_forecast.nn import mlp, modes
 from afno_forecast.nn.backbone import PlainConfig, build_backbone, muon_parameters
 from afno_forecast.nn.legacy import LegacyBackbone, LegacyConfig, LegacyMixer, LegacyNetwork, build, published_names
 from afno_forecast.nn.mixers import MIXERS
@@ -65,17 +65,17 @@ def test_golden_networks_outputs_and_input_gradients(name: str) -> None:
 @pytest.mark.parametrize("method", ["matmul", "fft"])
 @pytest.mark.parametrize("name", MIXER_FILES)
 def test_golden_mixers_by_either_transform(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectral, "_MATMUL_LIMIT", {"matmul": 1e9, "fft": -1.0}[method])
+    monkeypatch.setattr(modes, "_MATMUL_LIMIT", {"matmul": 1e9, "fft": -1.0}[method])
     mixer, tokens, expected = golden_mixer(name)
-    assert spectral.kept_modes(*tokens.shape[1:3], mixer.fraction, legacy=True).method == method
+    assert modes.kept_modes(*tokens.shape[1:3], mixer.fraction, legacy=True).method == method
     assert relative(mixer(tokens) + tokens, expected) < 1e-5
 
 
 def test_the_published_selection_of_modes_is_kept_with_its_errors() -> None:
-    full = spectral.kept_modes(90, 180, legacy=True)
+    full = modes.kept_modes(90, 180, legacy=True)
     assert len(full.row_wavenumbers) == 90
     assert full.column_wavenumbers == tuple(range(46)), "half of the 91 zonal modes are dead at fraction 1"
-    half = spectral.kept_modes(8, 8, 0.5, legacy=True)
+    half = modes.kept_modes(8, 8, 0.5, legacy=True)
     assert half.row_wavenumbers == (3, -4, -3, -2), "rows lie around Nyquist; the mean is dropped"
     assert half.column_wavenumbers == (0, 1)
 
