@@ -1,7 +1,7 @@
 """The Adaptive Fourier Neural Operator as a token mixer: one small complex network applied to every Fourier mode.
 
 Axes: B batch, H token row, W token column, C channel, G block (group of channels), K kept mode; c channels of a block,
-h its hidden channels; S wavenumber band; P and N as in `block_product`.
+h its hidden channels; S wavenumber band.
 
 After Guibas et al. 2021 (arXiv 2111.13587), with the three economies kept (block-diagonal weights, the same weights for all
 modes, soft-shrink) and its defects left out: modes are chosen by true wavenumbers on both axes; activation and shrink act on
@@ -115,26 +115,26 @@ class AFNOMixer(nn.Module):
 
     def _mix_band(self, band: int, z_B2KC: Tensor, blocks: slice, modes_last: bool) -> Tensor:
         """Both layers on the modes of one band."""
-        z_P2iN = into_blocks(z_B2KC, blocks.stop - blocks.start, modes_last)
-        hidden_P2hN = self._activate(band, block_product(z_P2iN, self.weight_in_S2Gch[band, :, blocks], modes_last), blocks)
-        return out_of_blocks(block_product(hidden_P2hN, self.weight_out_S2Ghc[band, :, blocks], modes_last), z_B2KC.shape[0], modes_last)
+        z = into_blocks(z_B2KC, blocks.stop - blocks.start, modes_last)
+        hidden = self._activate(band, block_product(z, self.weight_in_S2Gch[band, :, blocks], modes_last), blocks, 1 if modes_last else 2)
+        return out_of_blocks(block_product(hidden, self.weight_out_S2Ghc[band, :, blocks], modes_last), z_B2KC.shape[0], modes_last)
 
-    def _activate(self, band: int, z_P2hN: Tensor, blocks: slice) -> Tensor:
+    def _activate(self, band: int, z: Tensor, blocks: slice, axis: int) -> Tensor:
+        """Scale hidden channels; real and imaginary parts stand along `axis`, the channels along the next."""
         if self.activation == "none":
-            return z_P2hN
-        real_PhN, imaginary_PhN = z_P2hN.unbind(1)
-        square_PhN = torch.addcmul(real_PhN.square(), imaginary_PhN, imaginary_PhN)
+            return z
 
         def each(parameter_SGh: Tensor) -> Tensor:
-            return over_pieces(parameter_SGh[band, blocks], len(z_P2hN)).unsqueeze(-1)
+            return over_pieces(parameter_SGh[band, blocks], len(z)).unsqueeze(3 - axis)
 
+        square = z.square().sum(axis)
         if self.activation == "modrelu":
-            modulus_PhN = (square_PhN + _TINY).sqrt()
-            gain_PhN = torch.relu(modulus_PhN - nn.functional.softplus(each(self.threshold_SGh))) / modulus_PhN
+            modulus = (square + _TINY).sqrt()
+            gain = torch.relu(modulus - nn.functional.softplus(each(self.threshold_SGh))) / modulus
         else:
-            share_PhN = ((square_PhN + _TINY) / (square_PhN.mean(1, keepdim=True) + _SMALL_AMPLITUDE**2)).sqrt()
-            gain_PhN = torch.sigmoid(torch.addcmul(each(self.offset_SGh), each(self.slope_SGh), share_PhN))
-        return z_P2hN * gain_PhN.unsqueeze(1)
+            share = ((square + _TINY) / (square.mean(axis, keepdim=True) + _SMALL_AMPLITUDE**2)).sqrt()
+            gain = torch.sigmoid(torch.addcmul(each(self.offset_SGh), each(self.slope_SGh), share))
+        return z * gain.unsqueeze(axis)
 
 
 def check_options(dim: int, num_blocks: int, fraction: float, shrink: float, num_bands: int) -> None:

@@ -5,7 +5,7 @@ channels by DFT matrices (see `spectral.transform`); a matrix product reads and 
 block by FFT needs no rearrangement.
 
 Axes: B batch, K kept mode, C channel, G block, i channels in and o channels out of a block; P pieces and N columns: with the modes
-last P = B x G and N = K, else P = G and N = B x K.
+last P = B x G and N = K, else P = G and N = B x K. The axes of blocks are (P, 2, i, N) with the modes last, else (P, N, 2, i).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 
 
 def into_blocks(z_B2KC: Tensor, num_blocks: int, modes_last: bool) -> Tensor:
-    """Coefficients by blocks, (P, 2, i, N)."""
+    """Coefficients by blocks, (P, 2, i, N) or (P, N, 2, i)."""
     z_B2KGi = z_B2KC.unflatten(3, (num_blocks, -1))
     if modes_last:
         return z_B2KGi.permute(0, 3, 1, 4, 2).flatten(0, 1)
-    return z_B2KGi.permute(3, 0, 2, 1, 4).flatten(1, 2).permute(0, 2, 3, 1)
+    return z_B2KGi.permute(3, 0, 2, 1, 4).flatten(1, 2)
 
 
-def out_of_blocks(z_P2oN: Tensor, batch: int, modes_last: bool) -> Tensor:
+def out_of_blocks(z: Tensor, batch: int, modes_last: bool) -> Tensor:
     """The coefficients (B, 2, K, C) of blocks, in the memory layout that the inverse transform reads."""
     if modes_last:
-        return z_P2oN.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3).transpose(2, 3)
-    return z_P2oN.unflatten(3, (batch, -1)).permute(3, 1, 4, 0, 2).flatten(3)
+        return z.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3).transpose(2, 3)
+    return z.unflatten(1, (batch, -1)).permute(1, 3, 2, 0, 4).flatten(3)
 
 
 def over_pieces(weight_G: Tensor, num_pieces: int) -> Tensor:
@@ -35,20 +35,13 @@ def over_pieces(weight_G: Tensor, num_pieces: int) -> Tensor:
     return weight_G if repeats == 1 else weight_G.repeat(repeats, *(1 for _ in weight_G.shape[1:]))
 
 
-def block_product(z_P2iN: Tensor, weight_2Gio: Tensor, modes_last: bool, bias_2Go: Tensor | None = None) -> Tensor:
-    """weight^T z + bias for each block and mode, (P, 2, o, N)."""
-    weight_2Gio = weight_2Gio.to(z_P2iN.dtype)
-    packed = over_pieces(_packed(weight_2Gio), len(z_P2iN))
-    z_PiN = z_P2iN.flatten(1, 2)
-    bias = None if bias_2Go is None else over_pieces(bias_2Go.to(z_P2iN.dtype).transpose(0, 1).flatten(1), len(z_P2iN))
-    if modes_last:
-        left, right = packed.transpose(1, 2), z_PiN
-        out = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(2), left, right)
-    else:
-        left, right = z_PiN.transpose(1, 2), packed
-        out = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
-        out = out.transpose(1, 2)
-    return out.unflatten(1, (2, -1))
+def block_product(z: Tensor, weight_2Gio: Tensor, modes_last: bool, bias_2Go: Tensor | None = None) -> Tensor:
+    """weight^T z + bias for each block and mode, (P, 2, o, N) or (P, N, 2, o)."""
+    packed = over_pieces(_packed(weight_2Gio.to(z.dtype)), len(z))
+    bias = None if bias_2Go is None else over_pieces(bias_2Go.to(z.dtype).transpose(0, 1).flatten(1), len(z))
+    left, right = (packed.transpose(1, 2), z.flatten(1, 2)) if modes_last else (z.flatten(2, 3), packed)
+    out = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(2 if modes_last else 1), left, right)
+    return out.unflatten(1 if modes_last else 2, (2, -1))
 
 
 def _packed(weight_2Gio: Tensor) -> Tensor:

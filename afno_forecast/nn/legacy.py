@@ -112,10 +112,10 @@ class LegacyMixer(nn.Module):
         # Published coefficients are `root` times ours; ReLU and shrink scale with their argument, so biases and threshold are divided.
         root = math.sqrt(modes.rows * modes.columns)
         modes_last = modes.method == "fft"
-        z_P2iN = into_blocks(z_B2KD, blocks.stop - blocks.start, modes_last)
-        hidden_P2hN = torch.relu_(block_product(z_P2iN, self.w1[:, blocks], modes_last, self.b1[:, blocks] / root))
-        mixed_P2oN = block_product(hidden_P2hN, self.w2[:, blocks], modes_last, self.b2[:, blocks] / root)
-        return out_of_blocks(nn.functional.softshrink(mixed_P2oN, self.shrink / root), z_B2KD.shape[0], modes_last)
+        z = into_blocks(z_B2KD, blocks.stop - blocks.start, modes_last)
+        hidden = torch.relu(block_product(z, self.w1[:, blocks], modes_last, self.b1[:, blocks] / root))
+        mixed = block_product(hidden, self.w2[:, blocks], modes_last, self.b2[:, blocks] / root)
+        return out_of_blocks(nn.functional.softshrink(mixed, self.shrink / root), z_B2KD.shape[0], modes_last)
 
 
 class _PatchEmbed(nn.Module):

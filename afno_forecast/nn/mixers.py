@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .afno import AFNOMixer
 from .legacy import LegacyMixer
-from .padding import channel_parity
 from .modes import Latitude, kept_modes
+from .padding import channel_parity
 from .spectral import inverse, transform
 
 MixerName = Literal["afno", "legacy", "fno", "gfn", "attention", "identity"]

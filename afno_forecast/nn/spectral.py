@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .modes import Method, Modes, table
 
+
 def transform(x_BHWC: Tensor, modes: Modes, *, parity_C: Tensor | None = None, method: Method | None = None) -> Tensor:
     """Fourier coefficients of the kept modes.
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
-from afno_forecast.nn.padding import channel_parity, pad
 from afno_forecast.nn.modes import kept_modes
+from afno_forecast.nn.padding import channel_parity, pad
 from afno_forecast.nn.spectral import transform
 
 ROWS = 33
