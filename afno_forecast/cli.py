@@ -152,15 +152,29 @@ def convert(checkpoint: Path, out: Path, channels: tuple[str, ...], means: Path,
 @click.option("--truth", "truths", type=PATH, required=True, multiple=True, help="Training store, or files of analyses; repeatable.")
 @click.option("--out", type=PATH, required=True, help="Score file, .nc; a .csv is written beside it. A folder: named as WeatherBench does.")
 @click.option("--climatology", type=PATH, help="Training store whose climatology is used. [default: the truth's own]")
-@click.option("--regions", type=NamesList(), help="WeatherBench's names, with commas. [default: all the grid covers]")
-def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: Path | None, regions: tuple[str, ...] | None) -> None:
-    """Score a forecast against analyses.
+@click.option("--regions", type=NamesList(), help="WeatherBench's names, land, sea, with commas. [default: all the grid covers]")
+@click.option("--against", type=PATH, multiple=True, help="Another forecast to compare with on the same init and lead times; repeatable.")
+@click.option("--kinds", type=NamesList(), help="Of deterministic, ensemble, spectra, extremes, precipitation. [default: all the data allow]")
+@click.option("--leads", type=NamesList(), metavar="DURATION,...", help="Lead times to score: 24h,5d. [default: all]")
+@click.option("--significance", metavar="DURATION", help="Test differences by blocks of init times this long: 5d. [default: no test]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every draw: ties of ranks, past states, the test.")
+@click.option("--fill-absent", is_flag=True, help="Chunks that a zarr source lacks hold its fill value. [default: they are an error]")
+def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: Path | None, regions: tuple[str, ...] | None,
+             against: tuple[Path, ...], kinds: tuple[str, ...] | None, leads: tuple[str, ...] | None, significance: str | None, seed: int,
+             fill_absent: bool) -> None:
+    """Score a forecast or an ensemble against analyses.
 
-    Always beside persistence and, where there is one, climatology.
+    Always beside persistence and, where there is one, climatology. What the scores are: afno_forecast/README.md, "Score files".
     """
     from .cli_open import score
+    from .times import parse_duration
+    from .verify.settings import KINDS, ScoreSettings
 
-    for line in score(forecast, truths, out, climatology, regions):
+    settings = ScoreSettings(regions=regions, kinds=kinds or KINDS, seed=seed,
+                             block_seconds=None if significance is None else parse_duration(significance))
+    seconds = None if leads is None else [parse_duration(lead) for lead in leads]
+    for line in score(forecast, truths, out, climatology=climatology, against=against, leads=seconds, settings=settings,
+                      fill_absent=fill_absent):
         say(line)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from . import model_folder
-from .channels import ChannelSet
+from . import model_folder, vocabulary
+from .channels import Channel, ChannelSet
 from .data.inspect import format_inspection, inspect
 from .data.named import store_dataset
 from .data.sources import open_source
 from .data.sources_notes import tell
-from .data.states import open_states
+from .data.states import States, open_states
 from .data.store import Store, is_store
 from .documents import load_document
 from .errors import ConfigError, DataError, printable
@@ -116,36 +116,52 @@ def _channel_lines(channels: ChannelSet) -> list[str]:
     return [f"{'channel':<34}{'short':<10}units", *(f"{c.name:<34}{c.short:<10}{c.units}" for c in channels)]
 
 
-def score(forecast: Path, truths: Sequence[Path], out: Path, climatology: Path | None, regions: Sequence[str] | None) -> Iterator[str]:
+def score(forecast: Path, truths: Sequence[Path], out: Path, *, climatology: Path | None = None, against: Sequence[Path] = (),
+          leads: Sequence[int] | None = None, settings: ScoreSettings | None = None, fill_absent: bool = False) -> Iterator[str]:
     """Score a forecast and write the scores; yields the lines to print. See `evaluate`."""
     if out.suffix != ".nc" and not out.is_dir():
         raise ConfigError(f"'{out}' is neither a .nc file nor a folder", where="--out", fix=f"write --out {out.with_suffix('.nc')}")
-    inputs = [forecast, *truths, *([climatology] if climatology else [])]
+    inputs = [forecast, *truths, *against, *([climatology] if climatology else [])]
     if not out.is_dir():
         check_scores_path(out, inputs)
     ds = open_forecast(forecast)
-    truth_path = truths[0] if len(truths) == 1 else list(truths)
-    there, wanted = _channels_of(truths), set(forecast_channels(ds).names)
-    truth = open_states(truth_path, ChannelSet(tuple(c for c in there if c.name in wanted)) or there)
     store = climatology or (truths[0] if len(truths) == 1 and is_store(truths[0]) else None)
-    found = Store.open(store).climatology() if store else None
+    truth, references = _open_truth(truths, forecast_channels(ds), store, fill_absent)
     if out.is_dir():
         years = np.unique(ds["time"].dt.year.values)
         year = str(years[0]) if len(years) == 1 else f"{years[0]}-{years[-1]}"
         out = out / default_name(str(ds.attrs.get("model", forecast.stem)), truths[0].stem, truth.grid, year)
         check_scores_path(out, inputs)
     logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())  # its notes are printed below the table
-    scores = evaluate(ds, truth, references=References(found), settings=ScoreSettings(regions=None if regions is None else tuple(regions)))
+    scores = evaluate(ds, truth, references=references, settings=settings, against=against, leads=leads)
     written = write_scores(scores, out)
     yield format_table(scores, _shown(truth.channels))
     yield from (f"note: {note}" for note in truth.notes)
-    if found is None:
+    if references.climatology is None:
         yield "for ACC and scores of climatology give --climatology STORE"
     yield from (str(path) for path in written)
 
 
-def _channels_of(paths: Sequence[Path]) -> ChannelSet:
-    return Store.open(paths[0]).channels if len(paths) == 1 and is_store(paths[0]) else open_source(list(paths)).channels
+def _open_truth(truths: Sequence[Path], offered: ChannelSet, store_path: Path | None, fill_absent: bool) -> tuple[States, References]:
+    """The analyses of the forecast's channels and of what they are derived from, and what else the files hold to compare with."""
+    if len(truths) == 1 and is_store(truths[0]):
+        there, constant = Store.open(truths[0]).channels, Store.open(truths[0]).static_channels
+    else:
+        source = open_source(list(truths), fill_absent=fill_absent)
+        there, constant = source.channels, source.static
+    speeds = {(speed, c.level) for c in offered for speed, *_ in vocabulary.WIND_SPEEDS if c.variable == speed}
+    wanted = {*offered.names, *(Channel(part, level, "").name for speed, *parts in vocabulary.WIND_SPEEDS for part in parts
+                                for name, level in speeds if name == speed)}
+    chosen = ChannelSet(tuple(c for c in there if c.name in wanted)) or there
+    land = ChannelSet(tuple(c for c in constant if c.variable == "land_sea_mask"))
+    truth = open_states(truths[0] if len(truths) == 1 else list(truths), chosen, land, fill_absent=fill_absent)
+    fraction = truth.static()[0] if len(land) else None
+    if store_path is None:
+        return truth, References(land_fraction=fraction)
+    store = Store.open(store_path)
+    known = ChannelSet(tuple(c for c in store.channels if c.name in chosen.names))
+    record = open_states(store_path, known) if len(known) and store.grid.matches(truth.grid) else None
+    return truth, References(store.climatology(), record, fraction)
 
 
 def _shown(channels: ChannelSet) -> tuple[str, ...]:

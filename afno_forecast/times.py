@@ -145,6 +145,15 @@ class TimeAxis:
         return format_instant(int(self.seconds[index]), self.calendar)
 
 
+def comparable(first: TimeAxis, second: TimeAxis) -> bool:
+    """Whether equal seconds are the same instant on both axes: one calendar, or the mixed Julian and Gregorian one and the proleptic
+    Gregorian one where the latter's instants all lie after the reform of 1582, from which on the two are one."""
+    if first.calendar == second.calendar:
+        return True
+    plain = [a for a in (first, second) if a.calendar == STANDARD]
+    return {first.calendar, second.calendar} == {STANDARD, "standard"} and bool((plain[0].seconds >= _GREGORIAN_REFORM).all())
+
+
 def common_step(seconds: NDArray[np.int64]) -> int:
     """The most frequent difference of neighbouring instants, in seconds; the smallest of equals. Raises DataError for fewer than two."""
     if len(seconds) < 2:

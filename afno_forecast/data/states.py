@@ -97,13 +97,14 @@ class States:
         return ", ".join(dict.fromkeys(format_instant(s, self.times.calendar) for s in seconds))
 
 
-def open_states(path: Paths, channels: ChannelSet, static: ChannelSet | None = None) -> States:
+def open_states(path: Paths, channels: ChannelSet, static: ChannelSet | None = None, *, fill_absent: bool = False) -> States:
     """Open a training store, or whatever `open_source` reads, for some channels.
 
     Args:
         path: a store, or files, globs and folders.
         channels: channels wanted, matched by variable, level and units, in this order; others are ignored and noted.
         static: static fields wanted; None for none.
+        fill_absent: as `open_source` has it; a training store always has all its chunks.
 
     Raises:
         DataError: a channel is missing (both lists are named), or the data cannot be read.
@@ -111,7 +112,7 @@ def open_states(path: Paths, channels: ChannelSet, static: ChannelSet | None = N
     static = ChannelSet(()) if static is None else static
     if isinstance(path, str | Path) and is_store(path):
         return _of_store(Store.open(path), channels, static)
-    return _of_source(path, channels, static)
+    return _of_source(path, channels, static, fill_absent)
 
 
 def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
@@ -131,8 +132,8 @@ def _of_store(store: Store, channels: ChannelSet, static: ChannelSet) -> States:
     return States(store.times, grid, order, channels, store.source_attrs, notes, str(store.path), read, store.static()[fixed])
 
 
-def _of_source(path: Paths, channels: ChannelSet, static: ChannelSet) -> States:
-    source = open_source(path, channels=channels.names)
+def _of_source(path: Paths, channels: ChannelSet, static: ChannelSet, fill_absent: bool) -> States:
+    source = open_source(path, channels=channels.names, fill_absent=fill_absent)
     where = ", ".join(source.paths)
     match_channels(channels, source.channels, where)
     match_channels(static, source.static, where)

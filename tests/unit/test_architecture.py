@@ -44,7 +44,7 @@ NEIGHBOURS = {
 # What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.
 LONGER_FUNCTIONS = {"training/train.py fit": 65}
 MORE_ARGUMENTS = {"plot/maps.py plot_map": 13, "data/build.py build_store": 12, "plot/maps.py plot_compare": 11, "plot/animate.py animate": 11,
-                  "cli.py convert": 10, "cli_rollout.py rollout": 16}
+                  "cli.py convert": 10, "cli.py evaluate": 11, "cli_rollout.py rollout": 16}
 FORBIDDEN_NAMES = ("utils", "util", "helpers", "helper", "common", "base", "manager", "misc")
 
 

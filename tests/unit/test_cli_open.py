@@ -12,6 +12,7 @@ from afno_forecast import cli_open
 from afno_forecast.data.build import BuildRecipe, run_recipe
 from afno_forecast.data.sample_data import sample_path
 from afno_forecast.errors import ConfigError, DataError, ResourceError
+from afno_forecast.verify.settings import ScoreSettings
 
 HOURS = 6
 LATITUDE, LONGITUDE = np.linspace(80, -80, 5), np.arange(9) * 40.0
@@ -117,7 +118,7 @@ def test_nothing_is_an_error(tmp_path: Path):
 
 
 def test_scores_are_written_beside_their_table(files, tmp_path: Path):
-    lines = list(cli_open.score(files["forecast"], [files["store"]], tmp_path / "s.nc", None, None))
+    lines = list(cli_open.score(files["forecast"], [files["store"]], tmp_path / "s.nc"))
     assert lines[0].startswith("z500") and lines[-2:] == [str(tmp_path / "s.nc"), str(tmp_path / "s.csv")]
     with cli_open.open_scores(tmp_path / "s.nc") as scores:
         rmse = scores["geopotential"].sel(metric="rmse", region="global", level=500)
@@ -125,7 +126,7 @@ def test_scores_are_written_beside_their_table(files, tmp_path: Path):
 
 
 def test_scores_in_a_folder_are_named_as_weatherbench_does(files, tmp_path: Path):
-    lines = list(cli_open.score(files["forecast"], [files["source"]], tmp_path, None, ["global"]))
+    lines = list(cli_open.score(files["forecast"], [files["source"]], tmp_path, settings=ScoreSettings(regions=("global",))))
     assert any("--climatology STORE" in line for line in lines)
     assert [p.name for p in tmp_path.glob("*.nc")] == ["still_vs_analyses_9x5_2001.nc"]
 
@@ -137,29 +138,29 @@ def test_what_a_forecast_calls_its_model_does_not_choose_the_folder_of_the_score
         ds.assign_attrs(model=model).to_netcdf(tmp_path / "fc.nc", encoding={"prediction_timedelta": {"dtype": "int64", "units": "hours"}})
     out = tmp_path / "a" / "b" / "c"
     out.mkdir(parents=True)
-    list(cli_open.score(tmp_path / "fc.nc", [files["source"]], out, None, ["global"]))
+    list(cli_open.score(tmp_path / "fc.nc", [files["source"]], out, settings=ScoreSettings(regions=("global",))))
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.nc")) == [f"a/b/c/{name}_vs_analyses_9x5_2001.nc", "fc.nc"]
 
 
 def test_scores_under_another_suffix_are_refused_before_anything_is_read(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"neither a \.nc file nor a folder"):
-        next(cli_open.score(tmp_path / "absent.zarr", [tmp_path], tmp_path / "scores.csv", None, None))
+        next(cli_open.score(tmp_path / "absent.zarr", [tmp_path], tmp_path / "scores.csv"))
 
 
 @pytest.mark.parametrize("victim", ["source", "forecast"])
 def test_scores_never_replace_what_they_are_made_of(files, tmp_path: Path, victim: str):
     before = files[victim].read_bytes()
     with pytest.raises(ConfigError, match="over what is read"):
-        list(cli_open.score(files["forecast"], [files["source"]], files[victim], None, None))
+        list(cli_open.score(files["forecast"], [files["source"]], files[victim]))
     (tmp_path / "link.nc").symlink_to(files[victim])
     with pytest.raises(ConfigError, match="over what is read"):
-        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "link.nc", None, None))
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "link.nc"))
     assert files[victim].read_bytes() == before and not files[victim].with_suffix(".csv").exists()
 
 
 def test_scores_are_not_put_into_a_store(files):
     with pytest.raises(ConfigError, match="over what is read"):
-        list(cli_open.score(files["forecast"], [files["store"]], files["store"], None, None))
+        list(cli_open.score(files["forecast"], [files["store"]], files["store"]))
     assert not list(files["store"].rglob("*.csv"))
 
 
@@ -167,17 +168,17 @@ def test_scores_are_not_put_into_a_store(files):
 def test_scores_replace_scores_and_no_other_file(files, tmp_path: Path, name: str):
     (tmp_path / name).write_text("my own,1\n")
     with pytest.raises(ConfigError, match="holds no scores"):
-        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc", None, None))
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc"))
     assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "my own,1\n"
     (tmp_path / name).unlink()
     for _ in range(2):
-        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc", None, ["tropics"]))
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc", settings=ScoreSettings(regions=("tropics",))))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s.nc"]
 
 
 def test_a_missing_folder_is_named_before_anything_is_read(tmp_path: Path):
     with pytest.raises(ResourceError) as caught:
-        list(cli_open.score(tmp_path / "absent.zarr", [tmp_path / "absent"], tmp_path / "q r" / "s.nc", None, None))
+        list(cli_open.score(tmp_path / "absent.zarr", [tmp_path / "absent"], tmp_path / "q r" / "s.nc"))
     assert caught.value.fix == f"mkdir -p '{tmp_path / 'q r'}'"
 
 

@@ -134,7 +134,8 @@ def test_all_that_is_not_scored_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     assert scores.attrs["notes"].splitlines()[0] in caplog.text
     assert sorted(v for v in scores.data_vars if not v.startswith("num")) == ["2m_temperature", "temperature"]
     kinds = {"rmse", "bias", "mae", "vrmse"}
-    assert set(scores["metric"].values) == kinds | {f"{k}_persistence" for k in kinds}
+    ratios = {f"quantile_ratio_{q}" for q in (1, 5, 95, 99)}
+    assert set(scores["metric"].values) == kinds | {f"{k}_persistence" for k in kinds} | ratios, "no correlation, no SEDI"
 
 
 def test_the_forecasts_order_and_the_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
