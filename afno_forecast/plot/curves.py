@@ -104,6 +104,8 @@ def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence
 
 def _curve(item: xr.DataArray, variable: str, level: int | None, metric: str, metrics: Sequence[str]) -> Curve | None:
     unitless = metric.startswith(_UNITLESS)
+    if "metric_units" in item.coords:  # the score file says so itself
+        unitless = str(item["metric_units"].values[list(metrics).index(metric)]) == "1"
     units = units_for(variable, item.attrs.get("units"))
     lines = {}
     for ending, name, *_ in _LINES:

@@ -130,8 +130,8 @@ class OnlineScorer:
 
     def _make_scorer(self, name: str) -> Scorer:
         """For the forecast, under the name "", or a rival."""
-        plain = name in (Persistence.name, Expected.name)
-        families: list[Family] = [Deterministic()] if plain else list(self._shared)
+        baseline = name in (Persistence.name, Expected.name, OtherYears.name)
+        families = [f for f in self._shared if isinstance(f, Deterministic) or (not baseline and not (name and isinstance(f, Spectra)))]
         if self._members_of(name) > 1 and "ensemble" in self.settings.kinds:
             families.append(Ensemble(self.settings.seed))
         return Scorer(self.channels, self.truth.analyses.grid, regions=self.settings.regions, calendar=self.calendar,
@@ -282,6 +282,8 @@ class OnlineScorer:
         notes = [*self._notes(skipped), *(n for n in str(parts[0].attrs["notes"]).splitlines() if n)]
         scores.attrs = {"notes": "\n".join(notes), "num_forecasts": len(self.init_seconds), "num_members": self.num_members,
                         "seed": self.settings.seed, "rivals": " ".join(r.name for r in self._rivals if len(self._scorers[r.name]))}
+        if self.settings.block_seconds is not None:
+            scores.attrs |= {"block_seconds": self.settings.block_seconds, "replicates": self.settings.replicates}
         scores.attrs |= {key: attrs[key] for key in KEPT_ATTRIBUTES if attrs and key in attrs}
         return scores
 
@@ -316,11 +318,27 @@ class OnlineScorer:
             if apart.any():
                 notes.append(f"cases that {rival.name} lacks are not scored ({self._where(apart)})")
         if self._left_out:
-            notes.append(f"not scored: {', '.join(self._left_out)}")
+            notes.append(f"not scored: {', '.join(sorted(self._left_out))}")
+        notes += self._not_possible()
         if self.references.climatology is None:
             notes.append("no climatology was given: no anomaly correlation, no climatology scores")
         for note in notes:
             _log.warning(note)
+        return notes
+
+    def _not_possible(self) -> list[str]:
+        """Kinds of scores that the data do not allow."""
+        kinds, record, notes = self.settings.kinds, self.references.record, []
+        if "spectra" in kinds and not make_bands(self.truth.analyses.grid):
+            notes.append("no spectra: the rows do not go round the globe")
+        if "extremes" in kinds and self.references.climatology is not None and record is None:
+            notes.append("no record of the climatology's period on this grid: no SEDI")
+        if "precipitation" in kinds and six_hourly(self.channels) is not None and not any(len(s) for _, s in self._rain.values()):
+            notes.append("no SEEPS: it takes the six-hourly amounts of a whole day in forecast and truth, and a record with a climate")
+        if self.num_members > 1 and "ensemble" in kinds and self.settings.climatology_members != 0:
+            past, cases = self._scorers.get(OtherYears.name), len(self._scorers[""])
+            if past is None or len(past) < cases:
+                notes.append(f"probabilistic climatology for {0 if past is None else len(past)} of {cases} cases: the record lacks other years")
         return notes
 
     def _where(self, counts: NDArray[np.int64]) -> str:

@@ -144,7 +144,7 @@ def wbx_scores(paths: dict[str, Path], inits: np.ndarray, leads: np.ndarray, pre
     result = []
     for source, metrics in (("forecast", single), ("ensemble", several)):
         predictions = load(paths[source], inits, leads, xarray_loaders.PredictionsFromXarray, precision)
-        result += [(source, "region", theirs(metrics, predictions, targets, [regions])), (source, "land_sea", theirs(metrics, predictions, targets, [land]))]
+        result += [(source, dim, theirs(metrics, predictions, targets, [bins])) for dim, bins in (("region", regions), ("land_sea", land))]
     predictions = load(paths["forecast"], inits, leads, xarray_loaders.PredictionsFromXarray, precision)
     valid = targets["2m_temperature"]["valid_time"]
     limit = threshold.sel(dayofyear=valid.dt.dayofyear, hour=valid.dt.hour)
@@ -222,7 +222,8 @@ def compare(paths: dict[str, Path]) -> list[list]:
                             continue
                         name = {"vector": "rmse", "rmse_mean": "rmse"}.get(metric, metric)
                         a = float(ours[source][variable].sel(at).sel(metric=name))
-                        add(f"{name} ({source})" if metric in ("rmse", "rmse_mean") else metric, variable, level, region, lead, a, float(b[0]), float(c[0]))
+                        label = f"{name} ({source})" if metric in ("rmse", "rmse_mean") else metric
+                        add(label, variable, level, region, lead, a, float(b[0]), float(c[0]))
     spectrum = wb2_spectrum(paths, inits, leads)
     mine = ours["forecast"]["temperature_energy_spectrum"].sel(series="forecast")
     for band, lead, k in [(b, x, k) for b in spectrum["band"].values for x in leads for k in (0, 1, 5, 20, 32)]:
