@@ -138,10 +138,9 @@ def _weighted_quantiles(field_CHW: NDArray[np.floating], levels: Float, areas: A
     flat = np.asarray(field_CHW, dtype=np.float64).reshape(len(field_CHW), -1)
     result = np.empty((len(levels), len(areas.regions), len(flat)))
     order = np.argsort(flat, axis=1, kind="stable")
+    ranked = np.take_along_axis(flat, order, axis=1)
     for r, region in enumerate(areas.regions):
-        weights = areas.weights(region).ravel()
-        for c, ranked in enumerate(order):
-            inside = ranked[weights[ranked] > 0]
-            share = np.cumsum(weights[inside])
-            result[:, r, c] = flat[c, inside[np.searchsorted(share, levels * share[-1] * (1 - 1e-12))]]
+        share_CN = np.cumsum(areas.weights(region).ravel()[order], axis=1)
+        for c, share in enumerate(share_CN):
+            result[:, r, c] = ranked[c, np.searchsorted(share, levels * share[-1] * (1 - 1e-12))]
     return result

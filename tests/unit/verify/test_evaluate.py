@@ -18,7 +18,7 @@ from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import DataError, DivergenceError, ResourceError
 from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import LatLonGrid, Orientation
-from afno_forecast.times import STANDARD, TimeAxis
+from afno_forecast.times import STANDARD, TimeAxis, comparable
 from afno_forecast.verify.evaluate import evaluate
 from afno_forecast.verify.forecasts import open_forecast
 from afno_forecast.verify.score_file import default_name, format_table, write_scores
@@ -132,7 +132,7 @@ def test_all_that_is_not_scored_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     assert "z500 (not in the truth)" in scores.attrs["notes"] and "sp (not in the forecast)" in scores.attrs["notes"]
     assert "no climatology" in scores.attrs["notes"]
     assert scores.attrs["notes"].splitlines()[0] in caplog.text
-    assert sorted(v for v in scores.data_vars if not v.startswith("num")) == ["2m_temperature", "temperature"]
+    assert sorted(v for v, item in scores.data_vars.items() if "metric" in item.dims) == ["2m_temperature", "temperature"]
     kinds = {"rmse", "bias", "mae", "vrmse"}
     ratios = {f"quantile_ratio_{q}" for q in (1, 5, 95, 99)}
     assert set(scores["metric"].values) == kinds | {f"{k}_persistence" for k in kinds} | ratios, "no correlation, no SEDI"
@@ -256,3 +256,47 @@ def test_agrees_with_the_independent_scorer_on_simulated_weather(tmp_path: Path)
             assert float(pick(scores, name, "bias")[k]) == pytest.approx(theirs[name][lead]["bias"], rel=1e-5, abs=1e-6)
             assert float(pick(scores, name, "rmse_persistence")[k]) == pytest.approx(theirs[name][lead]["rmse_persistence"], rel=1e-6)
             assert theirs[name][lead]["n"] == 4
+
+
+def test_another_forecast_is_scored_on_the_common_cases_alone(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    inits, leads = analyses.times.seconds[[0, 1, 2, 4]], 12 * HOUR * np.array([1, 2, 9], dtype=np.int64)
+    fields = np.stack([[analyses.fields[min((i + lead - START) // (6 * HOUR), 8)] - 3 for lead in leads] for i in inits]).astype(np.float32)
+    other = write(tmp_path / "other model.nc", fields[[0, 1, 3]], inits[[0, 1, 3]], leads)
+    scores = evaluate(path, analyses, against=[other], settings=ScoreSettings(block_seconds=86400, replicates=50))
+    assert scores.attrs["rivals"] == "persistence other_model" and scores.attrs["block_seconds"] == 86400
+    assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 24] and scores["num_inits"].values.tolist() == [2, 2]
+    assert "cases that other_model lacks are not scored (12h: 1, 1d: 1, 36h: 2, 2d: 1)" in scores.attrs["notes"]
+    assert pick(scores, "z500", "rmse_other_model").values == pytest.approx([3, 3], rel=1e-4)
+    assert pick(scores, "z500", "bias_vs_other_model") is None
+    assert pick(scores, "z500", "rmse_vs_other_model").values == pytest.approx([-2, -2], rel=1e-4)
+    low, high, p = (pick(scores, "z500", f"rmse_vs_other_model_{end}").values for end in ("low", "high", "p"))
+    assert (low <= -1.99).all() and (high >= -2.01).all() and (p < 0.1).all()
+    same = evaluate(path, analyses, against=[path, path], settings=ScoreSettings(kinds=("deterministic",)))
+    assert same.attrs["rivals"] == "persistence fc fc_2"
+    assert (pick(same, "t850", "rmse").values == pick(same, "t850", "rmse_fc_2").values).all()
+
+
+def test_six_hourly_precipitation_is_scored_by_day(tmp_path: Path) -> None:
+    channels = ChannelSet((Channel("total_precipitation_6hr", None, "m"),))
+    rain = np.maximum(np.random.default_rng(3).normal(0, 3e-3, (60, 1, *GRID.shape)), 0).astype(np.float32)
+    analyses = Truth(rain, TimeAxis(START + 6 * HOUR * np.arange(60, dtype=np.int64)), channels)
+    leads = 6 * HOUR * np.arange(1, 7, dtype=np.int64)
+    fields = np.stack([[rain[i + k] for k in range(1, 7)] for i in (0, 4, 8)])
+    path = write(tmp_path / "rain.zarr", fields, analyses.times.seconds[[0, 4, 8]], leads, channels)
+    scores = evaluate(path, analyses, references=References(record=analyses))
+    seeps = pick(scores, "tp24h", "seeps").values
+    assert np.isnan(seeps[:3]).all() and (seeps[3:] == 0).all(), "a day has four amounts; the truth itself scores 0"
+    assert (pick(scores, "tp24h", "seeps_persistence").values[3:] > 0.2).all()
+    assert scores["metric_units"].sel(metric="seeps") == "1" and scores["metric_units"].sel(metric="rmse") == "variable"
+    assert "no SEEPS" in evaluate(path, analyses).attrs["notes"]
+
+
+def test_the_two_gregorian_calendars_are_one_after_1582(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    mixed = Truth(np.concatenate([analyses.fields[:1], analyses.fields]),
+                  TimeAxis(np.concatenate([[-12_300_000_000], analyses.times.seconds]), "standard"))
+    scores = evaluate(path, mixed)
+    assert scores["num_inits"].values.tolist() == [3, 3, 2, 1]
+    early = TimeAxis(np.asarray([-12_300_000_000], dtype=np.int64))
+    assert not comparable(early, mixed.times) and not comparable(mixed.times, TimeAxis(analyses.times.seconds, "julian"))
