@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from . import model_folder, vocabulary
-from .channels import Channel, ChannelSet
+from . import model_folder
+from .channels import ChannelSet
 from .data.inspect import format_inspection, inspect
 from .data.named import store_dataset
 from .data.sources import open_source
 from .data.sources_notes import tell
-from .data.states import States, open_states
 from .data.store import Store, is_store
 from .documents import load_document
 from .errors import ConfigError, DataError, printable
@@ -23,7 +22,8 @@ from .times import format_duration, format_instant
 from .verify.evaluate import evaluate
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
 from .verify.score_file import check_scores_path, default_name, format_table, write_scores
-from .verify.settings import References, ScoreSettings
+from .verify.settings import ScoreSettings
+from .verify.truth import open_truth
 
 LEAD = "prediction_timedelta"
 """The coordinate of a forecast's lead times on disk."""
@@ -125,8 +125,7 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, *, climatology: Pat
     if not out.is_dir():
         check_scores_path(out, inputs)
     ds = open_forecast(forecast)
-    store = climatology or (truths[0] if len(truths) == 1 and is_store(truths[0]) else None)
-    truth, references = _open_truth(truths, forecast_channels(ds), store, fill_absent)
+    truth, references = open_truth(truths, forecast_channels(ds), climatology, fill_absent=fill_absent)
     if out.is_dir():
         years = np.unique(ds["time"].dt.year.values)
         year = str(years[0]) if len(years) == 1 else f"{years[0]}-{years[-1]}"
@@ -140,28 +139,6 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, *, climatology: Pat
     if references.climatology is None:
         yield "for ACC and scores of climatology give --climatology STORE"
     yield from (str(path) for path in written)
-
-
-def _open_truth(truths: Sequence[Path], offered: ChannelSet, store_path: Path | None, fill_absent: bool) -> tuple[States, References]:
-    """The analyses of the forecast's channels and of what they are derived from, and what else the files hold to compare with."""
-    if len(truths) == 1 and is_store(truths[0]):
-        there, constant = Store.open(truths[0]).channels, Store.open(truths[0]).static_channels
-    else:
-        source = open_source(list(truths), fill_absent=fill_absent)
-        there, constant = source.channels, source.static
-    speeds = {(speed, c.level) for c in offered for speed, *_ in vocabulary.WIND_SPEEDS if c.variable == speed}
-    wanted = {*offered.names, *(Channel(part, level, "").name for speed, *parts in vocabulary.WIND_SPEEDS for part in parts
-                                for name, level in speeds if name == speed)}
-    chosen = ChannelSet(tuple(c for c in there if c.name in wanted)) or there
-    land = ChannelSet(tuple(c for c in constant if c.variable == "land_sea_mask"))
-    truth = open_states(truths[0] if len(truths) == 1 else list(truths), chosen, land, fill_absent=fill_absent)
-    fraction = truth.static()[0] if len(land) else None
-    if store_path is None:
-        return truth, References(land_fraction=fraction)
-    store = Store.open(store_path)
-    known = ChannelSet(tuple(c for c in store.channels if c.name in chosen.names))
-    record = open_states(store_path, known) if len(known) and store.grid.matches(truth.grid) else None
-    return truth, References(store.climatology(), record, fraction)
 
 
 def _shown(channels: ChannelSet) -> tuple[str, ...]:

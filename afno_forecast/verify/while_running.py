@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.states import Paths, open_states
-from ..data.store import Store, is_store
+from ..data.states import Paths
 from ..forecast.hooks import ForecastState
 from ..forecast.progress import Share, gate, progress_path, remove_progress
 from ..forecast.session import Session
 from .online import OnlineScorer
 from .score_file import write_scores
-from .settings import References, ScoreSettings
+from .settings import ScoreSettings
+from .truth import open_truth
 
 
 class ScoreStates:
@@ -91,11 +91,10 @@ def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Path
 
     Raises DataError where truth and forecast do not fit.
     """
-    states = open_states(truth, session.forecaster.channels)
-    climatology = Store.open(truth).climatology() if isinstance(truth, str | Path) and is_store(truth) else None
+    states, references = open_truth([truth] if isinstance(truth, str | Path) else list(truth), session.forecaster.channels)
 
     def make_scorer() -> OnlineScorer:
         return OnlineScorer(states, session.forecaster.channels, session.inits, lead_seconds, num_members=session.num_members,
-                            references=References(climatology), settings=settings)
+                            references=references, settings=settings)
 
     return ScoreStates(make_scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())
