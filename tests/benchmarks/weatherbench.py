@@ -1,6 +1,6 @@
 """Our scores beside those of WeatherBench-X and WeatherBench 2's own public code, on the same forecast files, which both read unchanged.
 
-Needs their packages on PYTHONPATH (weatherbenchX at 2047a84d, weatherbench2 at 021c0b33: absl-py, scipy, jax, apache-beam not needed) and
+Needs their packages on PYTHONPATH (weatherbenchX at 2047a84d, weatherbench2 at 021c0b33: absl-py, scipy and jax beside ours) and
 the simulated years. From the repository root:
 
     PYTHONPATH=.:weatherbenchX:weatherbench2 python tests/benchmarks/weatherbench.py ../shared/data OUT_FOLDER
@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from weatherbench2 import derived_variables
-from weatherbench2 import metrics as wb2
 from weatherbenchX import aggregation, binning, weighting
 from weatherbenchX.data_loaders import xarray_loaders
 from weatherbenchX.metrics import base as wbx_base
@@ -160,18 +159,6 @@ def wb2_spectrum(paths: dict[str, Path], inits: np.ndarray, leads: np.ndarray) -
     grid = open_states(paths["store"], CHANNELS).grid
     bands = [(spectrum.isel(latitude=b.rows) * xr.DataArray(b.weights, dims="latitude")).sum("latitude") for b in make_bands(grid)]
     return xr.concat(bands, dim="band").assign_coords(band=[b.name for b in make_bands(grid)])
-
-
-def wb2_energy_skill(paths: dict[str, Path], inits: np.ndarray, leads: np.ndarray) -> xr.Dataset:
-    """WeatherBench 2's skill part of the energy score: its norm is ours."""
-    ds = xr.open_zarr(paths["ensemble"]).sel(time=inits, prediction_timedelta=leads).load().astype("float64")
-    truth = xr.open_zarr(paths["truth"]).load().astype("float64")
-    parts = []
-    for lead in leads:
-        forecast = ds.sel(prediction_timedelta=lead, drop=True)[["geopotential", "temperature", "2m_temperature"]]
-        there = truth[list(forecast.data_vars)].sel(time=inits + lead).assign_coords(time=inits)
-        parts.append(wb2.EnergyScoreSkill("number").compute_chunk(forecast, there).mean("time"))
-    return xr.concat(parts, dim="lead")
 
 
 def main(shared: Path, out: Path) -> None:
