@@ -104,7 +104,7 @@ class StateCache:
             together: positions of the states that one read decodes anyway.
             uses_left: how often states will be used after this time, as far as is known.
         """
-        if time not in self._kept and not self._keep(time, together, uses_left):
+        if time not in self._kept and (not self.capacity or not self._keep(time, together, uses_left)):
             return None
         self._spent.pop(time, None)
         if not uses_left.get(time):
@@ -118,10 +118,12 @@ class StateCache:
             if len(self._kept) + len(chosen) >= self.capacity and not (uses_left.get(t) and self._drop_one(uses_left)):
                 break
             chosen.append(t)
+        if not chosen:
+            return False
         states = [self._buffers.lend() for _ in chosen]
         fill = Fill(chosen, states)
         self._kept |= {t: Kept(fill, state) for t, state in zip(chosen, states, strict=True)}
-        return bool(chosen)
+        return True
 
     def _drop_one(self, uses_left: Mapping[int, int]) -> bool:
         while self._spent:

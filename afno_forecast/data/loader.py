@@ -195,24 +195,30 @@ class Loader:
         else:
             states = torch.from_numpy(self._buffers.setdefault(shape, Buffers(shape)).lend())
         seconds = self._store.times.seconds[rows]
-        tasks = [pool.submit(self._deliver, time, item, states, np.argwhere(rows == time)) for time, item in kept.items()]
+        places: dict[int, list[tuple[int, int]]] = {}
+        for b, window in enumerate(rows.tolist()):
+            for t, time in enumerate(window):
+                places.setdefault(time, []).append((b, t))
+        work = [(time, kept[time], where) for time, where in places.items()]
+        parts = min(len(work), self.delivery.threads)
+        tasks = [pool.submit(self._deliver, states, work[n::parts]) for n in range(parts)]
         forcing = None
         if self.delivery.forcing is not None:
             forcing = pool.submit(self._force, seconds[:, self._history - 1:], self.delivery.forcing)
         return _Pending(states, seconds, tasks, forcing, list(kept))
 
-    def _deliver(self, time: int, kept: Kept | None, states: Tensor, places: NDArray[np.int64]) -> None:
-        """Put one state wherever the batch has it."""
+    def _deliver(self, states: Tensor, work: Sequence[tuple[int, Kept | None, list[tuple[int, int]]]]) -> None:
+        """Put states, each given with its position in time and where it is kept, wherever the batch has them."""
         view = states.numpy()
-        first = tuple(places[0])
-        if kept is None:
-            self._read([time], [view[first]])
-            state = view[first]
-            places = places[1:]
-        else:
-            state = kept.get(self._read)
-        for place in places:
-            view[tuple(place)] = state
+        for time, kept, places in work:
+            if kept is None:
+                state = view[places[0]]
+                self._read([time], [state])
+                rest = places[1:]
+            else:
+                state, rest = kept.get(self._read), places
+            for place in rest:
+                view[place] = state
 
     def _read(self, times: Sequence[int], outs: Sequence[NDArray[np.float32]]) -> None:
         self._store.read_into(times, outs, channel_index=self._channel_index, rows=self._rows, scaling=self.delivery.scaling)

@@ -43,9 +43,9 @@ class BadChunk(Exception):  # noqa: N818 - always turned into a DataError with d
         reason: what is wrong with it.
     """
 
-    def __init__(self, file: Path, index: Index, reason: str) -> None:
+    def __init__(self, file: Path | str, index: Index, reason: str) -> None:
         super().__init__(f"{file}: chunk {index} {reason}")
-        self.file = file
+        self.file = Path(file)
         self.index = index
         self.reason = reason
 
@@ -91,6 +91,7 @@ class ChunkedArray:
         self._indexes: dict[Index, NDArray[np.uint64]] = {}
         self._own = threading.local()
         self._array: Any = None
+        self._folder = str(path / "c")
 
     @property
     def num_chunks(self) -> Index:
@@ -99,7 +100,10 @@ class ChunkedArray:
 
     def file_of(self, index: Index) -> Path:
         """The file that holds a chunk."""
-        return self.path.joinpath("c", *(str(i // n) for i, n in zip(index, self.per_shard, strict=True)))
+        return Path(self._name_of(index))
+
+    def _name_of(self, index: Index) -> str:
+        return "/".join((self._folder, *[str(i // n) for i, n in zip(index, self.per_shard, strict=True)]))
 
     def region_of(self, index: Index) -> tuple[slice, ...]:
         """What of the array a chunk holds."""
@@ -115,10 +119,13 @@ class ChunkedArray:
         Raises:
             BadChunk: missing, truncated or altered.
         """
-        file = self.file_of(index)
+        file = self._name_of(index)
         try:
-            with file.open("rb", buffering=0) as handle:
-                encoded = self._encoded(handle.fileno(), file, index)
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                encoded = self._encoded(descriptor, file, index)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             raise BadChunk(file, index, "is missing") from None
         except OSError as error:
@@ -156,14 +163,18 @@ class ChunkedArray:
 
     def encoded_bytes(self, index: Index) -> int:
         """Bytes a chunk takes on disk. Raises BadChunk."""
-        file = self.file_of(index)
+        return self.place_of(index)[1]
+
+    def place_of(self, index: Index) -> tuple[int, int]:
+        """(offset, length) of an encoded chunk in its file. Raises BadChunk."""
+        file = self._name_of(index)
         try:
-            with file.open("rb", buffering=0) as handle:
-                return self._place(handle.fileno(), file, index)[1]
+            with Path(file).open("rb", buffering=0) as handle:
+                return self._place(handle.fileno(), file, index)
         except OSError as error:
             raise BadChunk(file, index, f"cannot be read ({error.strerror})") from error
 
-    def _place(self, descriptor: int, file: Path, index: Index) -> tuple[int, int]:
+    def _place(self, descriptor: int, file: str, index: Index) -> tuple[int, int]:
         """(offset, length) of an encoded chunk in its file. Raises BadChunk."""
         size = os.fstat(descriptor).st_size
         if not self.sharded:
@@ -182,7 +193,7 @@ class ChunkedArray:
             raise BadChunk(file, index, "is truncated or its place is wrong")
         return int(offset), int(length)
 
-    def _encoded(self, descriptor: int, file: Path, index: Index) -> NDArray[np.uint8]:
+    def _encoded(self, descriptor: int, file: str, index: Index) -> NDArray[np.uint8]:
         """The bytes of a chunk in a buffer of this thread; nothing for arrays that zarr-python reads."""
         offset, length = self._place(descriptor, file, index)
         if not self._fast:
@@ -196,7 +207,7 @@ class ChunkedArray:
             raise BadChunk(file, index, "is truncated")
         return view
 
-    def _shard_index(self, descriptor: int, size: int, file: Path, index: Index) -> NDArray[np.uint64]:
+    def _shard_index(self, descriptor: int, size: int, file: str, index: Index) -> NDArray[np.uint64]:
         length = 16 * math.prod(self.per_shard)
         if size < length + 4:
             raise BadChunk(file, index, "is truncated")
@@ -205,7 +216,7 @@ class ChunkedArray:
             raise BadChunk(file, index, "has a damaged or truncated shard index")
         return np.frombuffer(raw[:-4], dtype="<u8").astype(np.uint64).reshape(*self.per_shard, 2)
 
-    def _decode(self, encoded: NDArray[np.uint8], file: Path, index: Index, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _decode(self, encoded: NDArray[np.uint8], file: str, index: Index, out: NDArray[Any] | None) -> NDArray[Any]:
         if not self._fast:
             return self._by_zarr(file, index, out)
         if len(encoded) < 20 or google_crc32c.value(encoded[:-4]) != int.from_bytes(encoded[-4:].tobytes(), "little"):
@@ -213,14 +224,14 @@ class ChunkedArray:
         stated = int.from_bytes(encoded[4:8].tobytes(), "little")
         if stated != self.chunk_bytes or (self._bounded and stated > _LZ4_RATIO * len(encoded) + 64):
             raise BadChunk(file, index, f"does not hold {self.chunk_bytes} bytes")
-        result = np.empty(self.chunk, self.dtype) if out is None else out
+        result: NDArray[Any] = np.empty(self.chunk, self.dtype) if out is None else out
         try:
             blosc.decompress(encoded[:-4], result)
         except RuntimeError as error:
             raise BadChunk(file, index, f"cannot be decompressed ({error})") from error
         return result
 
-    def _by_zarr(self, file: Path, index: Index, out: NDArray[Any] | None) -> NDArray[Any]:
+    def _by_zarr(self, file: str, index: Index, out: NDArray[Any] | None) -> NDArray[Any]:
         import zarr  # slow to import, and only needed here
 
         if self._array is None:

@@ -80,17 +80,19 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Channels wanted of one chunk: its number, their places in it, and their places in what is wanted."""
+    """Channels wanted of one chunk.
+
+    Args:
+        number: the chunk's, along channels.
+        local: their places in it.
+        places: where they go among those wanted.
+        direct: they are all of the chunk in its order, with all of its map, and go together: decoded straight to there.
+    """
 
     number: int
     local: NDArray[np.int64]
-    places: NDArray[np.int64]
-
-    def is_run(self, chunk: tuple[int, ...], wanted: tuple[slice, int, int]) -> bool:
-        """Whether they are all of a chunk in its order, on all of its map, and stand together where they go: decoded straight to there."""
-        rows, height, width = wanted
-        return chunk[0] == 1 and chunk[2:] == (height, width) and rows == slice(0, height) and len(self.local) == chunk[1] \
-            and bool((self.local == np.arange(chunk[1])).all()) and int(self.places[-1] - self.places[0]) == chunk[1] - 1
+    places: NDArray[np.int64] | slice
+    direct: bool
 
 
 class Store:
@@ -110,7 +112,7 @@ class Store:
             raise DataError(f"store attributes that cannot be read ({error})", where=str(path / "zarr.json"), fix=_REBUILD) from error
         self.times = TimeAxis(self._small("time").astype(np.int64), calendar)
         self._state = ChunkedArray(path / "state")
-        self._group_cache: dict[bytes, tuple[_Group, ...]] = {}
+        self._group_cache: dict[tuple[bytes, int, int], tuple[_Group, ...]] = {}
         self._check()
         self.statistics = Statistics(self._small("mean"), self._small("std"), self._small("minimum"), self._small("maximum"),
                                      self._small("tendency_std"), self._period)
@@ -196,18 +198,19 @@ class Store:
             DataError: as `read` does.
         """
         whole = slice(0, self.grid.shape[0]) if rows is None else rows
+        groups = self._groups(channel_index, whole)
         for time, out in zip(times, outs, strict=True):
             if not 0 <= time < len(self.times):
                 raise IndexError(f"time {time} of {len(self.times)}")
-            for group in self._groups(channel_index):
-                if direct := group.is_run(self._state.chunk, (whole, *self.grid.shape)):
-                    part = out[group.places[0]:group.places[-1] + 1]
+            for group in groups:
+                if group.direct:
+                    part = out[group.places]
                     self._chunk((time, group.number, 0, 0), part[None])
                 else:
                     part = self._pick(time, group, whole)
                 if scaling is not None:
                     scaling.apply(part, group.places)
-                if not direct:
+                if not group.direct:
                     out[group.places] = part
 
     def run_of(self, time: int) -> tuple[int, int]:
@@ -215,12 +218,18 @@ class Store:
         size = self._state.chunk[0]
         return time // size * size, min(len(self.times), (time // size + 1) * size)
 
-    def _groups(self, channel_index: NDArray[np.int64]) -> tuple[_Group, ...]:
-        key = channel_index.tobytes()
+    def _groups(self, channel_index: NDArray[np.int64], rows: slice) -> tuple[_Group, ...]:
+        """What is wanted of each chunk of channels."""
+        key = channel_index.tobytes(), rows.start, rows.stop
         if key not in self._group_cache:
-            size = self._state.chunk[1]
-            numbers = channel_index // size
-            groups = [_Group(int(n), channel_index[numbers == n] % size, np.flatnonzero(numbers == n)) for n in dict.fromkeys(numbers.tolist())]
+            depth, size, *cells = self._state.chunk
+            numbers, groups = channel_index // size, []
+            for number in dict.fromkeys(numbers.tolist()):
+                places = np.flatnonzero(numbers == number)
+                local = channel_index[places] % size
+                together = len(local) == size == places[-1] - places[0] + 1 and bool((local == np.arange(size)).all())
+                direct = together and depth == 1 and (*cells, rows) == (*self.grid.shape, slice(0, self.grid.shape[0]))
+                groups.append(_Group(number, local, slice(int(places[0]), int(places[-1]) + 1) if together else places, direct))
             self._group_cache[key] = tuple(groups)
         return self._group_cache[key]
 
