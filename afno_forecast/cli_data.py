@@ -184,6 +184,45 @@ class Progress:
         say(bar if self._on_terminal else text, err=True, end="\r" if self._on_terminal and done < total else "\n")
 
 
+@data.command("verify")
+@click.argument("store", type=PATH)
+@click.option("--sample", type=click.IntRange(1), default=64, show_default=True, help="States of which the statistics are recomputed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def verify(store: Path, sample: int, as_json: bool) -> None:
+    """Read a whole training store and list all that is wrong with it.
+
+    Checked: presence and checksum of every chunk, gaps, missing values, states unlike both neighbours in time or equal to the one before,
+    and statistics. Exits with 3 when something is found.
+    """
+    import json
+
+    from .data.store import Store
+    from .data.verify import verify as check
+
+    found = check(Store.open(store), Progress(), sample=sample)
+    say(json.dumps(found.to_dict(), indent=1) if as_json else "\n".join(found.lines()))
+    if not found.sound:
+        sys.exit(3)
+
+
+@data.command("bench")
+@click.argument("store", type=PATH)
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="About how long to measure.")
+@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Samples in a batch.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the loader.")
+@click.option("--cache-megabytes", type=click.IntRange(0), default=1024, show_default=True, help="Memory for decoded states.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def bench(store: Path, seconds: float, batch_size: int, threads: int, cache_megabytes: int, as_json: bool) -> None:
+    """Measure how fast a training store is read here, where the time goes, and what to change in it."""
+    import json
+
+    from .data.bench import bench as measure
+    from .data.store import Store
+
+    result = measure(Store.open(store), seconds=seconds, batch_size=batch_size, threads=threads, cache_bytes=cache_megabytes << 20)
+    say(json.dumps(result.to_dict(), indent=1) if as_json else "\n".join(result.lines()))
+
+
 @data.command("sample")
 @click.argument("name", required=False)
 def sample(name: str | None) -> None:

@@ -12,7 +12,6 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -119,18 +118,32 @@ class ChunkedArray:
         Raises:
             BadChunk: missing, truncated or altered.
         """
+        return self._decode(self.read_encoded(index), self._name_of(index), index, out)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether chunks are decoded here, rather than through zarr-python."""
+        return self._fast
+
+    def read_encoded(self, index: Index) -> NDArray[np.uint8]:
+        """The bytes of a chunk as they are on disk, in a buffer of this thread that its next read fills again.
+
+        Nothing, when there is such a chunk, for an array that zarr-python reads.
+
+        Raises:
+            BadChunk: missing or truncated.
+        """
         file = self._name_of(index)
         try:
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                encoded = self._encoded(descriptor, file, index)
+                return self._encoded(descriptor, file, index)
             finally:
                 os.close(descriptor)
         except FileNotFoundError:
             raise BadChunk(file, index, "is missing") from None
         except OSError as error:
             raise BadChunk(file, index, f"cannot be read ({error.strerror})") from error
-        return self._decode(encoded, file, index, out)
 
     def borrow_chunk(self, index: Index) -> NDArray[Any]:
         """One chunk in a buffer of this thread, which the thread's next call fills again. Raises BadChunk."""
@@ -151,7 +164,13 @@ class ChunkedArray:
 
     def indexes(self) -> Iterator[Index]:
         """Every chunk's coordinates, last dimension fastest."""
-        return product(*(range(n) for n in self.num_chunks))
+        counts = self.num_chunks[::-1]
+        for number in range(math.prod(counts)):  # itertools.product would hold as many numbers as a shape claims
+            index = []
+            for count in counts:
+                number, place = divmod(number, count)
+                index.append(place)
+            yield tuple(index[::-1])
 
     def bad_chunks(self) -> Iterator[BadChunk]:
         """Every chunk that cannot be read, with its reason."""

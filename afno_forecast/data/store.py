@@ -213,6 +213,15 @@ class Store:
                 if not group.direct:
                     out[group.places] = part
 
+    def channel_groups(self) -> list[NDArray[np.int64]]:
+        """Positions of the channels of each chunk."""
+        return np.split(np.arange(len(self.channels)), range(self._state.chunk[1], len(self.channels), self._state.chunk[1]))
+
+    @property
+    def states(self) -> ChunkedArray:
+        """The array of states, (time, channel, latitude, longitude)."""
+        return self._state
+
     def run_of(self, time: int) -> tuple[int, int]:
         """The times (first, beyond the last) whose states lie in the same chunks: what one read decodes anyway."""
         size = self._state.chunk[0]
@@ -254,7 +263,7 @@ class Store:
 
     def _raise(self, bad: BadChunk) -> NoReturn:
         raise DataError(f"a chunk of 'state' {bad.reason}: {self._describe(bad)}", where=f"{self.path}, {bad.file.relative_to(self.path)}",
-                        fix=f"list all with `afno-forecast data inspect {self.path}`; then {_REBUILD}") from bad
+                        fix=f"list all with `afno-forecast data verify {self.path}`; then {_REBUILD}") from bad
 
     def _describe(self, bad: BadChunk) -> str:
         size = self._state.chunk[1]
@@ -280,11 +289,13 @@ class Store:
     def verify(self) -> list[str]:
         """Read every chunk; one line for each that is missing or damaged, with file, date and channels; empty when all is well."""
         problems = [f"{bad.file.relative_to(self.path)}: {self._describe(bad)} {bad.reason}" for bad in self._state.bad_chunks()]
+        return problems + [f"{bad.file.relative_to(self.path)}: chunk {'.'.join(map(str, bad.index))} {bad.reason}"
+                           for bad in self.other_bad_chunks()]
+
+    def other_bad_chunks(self) -> list[BadChunk]:
+        """Chunks of static fields and climatology that are missing or damaged."""
         names: Sequence[str] = [*(["static"] if len(self.static_channels) else []), *(["climatology"] if self.attrs.get("climatology") else [])]
-        for name in names:
-            problems += [f"{bad.file.relative_to(self.path)}: chunk {'.'.join(map(str, bad.index))} {bad.reason}"
-                         for bad in ChunkedArray(self.path / name).bad_chunks()]
-        return problems
+        return [bad for name in names for bad in ChunkedArray(self.path / name).bad_chunks()]
 
     def describe_period(self) -> str:
         """First and last time, count and step, in words."""

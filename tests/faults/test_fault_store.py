@@ -107,7 +107,7 @@ def test_a_missing_shard_is_named_with_file_dates_and_chunk(store):
     shard.unlink()
     again = Store.open(store.path)
     again.read(11)
-    with pytest.raises(DataError, match=r"is missing: 2003-05-04T00, .*chunk 12\.0\.0\.0\n.*s\.zarr, state/c/2/0/0/0\n.*data inspect") as caught:
+    with pytest.raises(DataError, match=r"is missing: 2003-05-04T00, .*chunk 12\.0\.0\.0\n.*s\.zarr, state/c/2/0/0/0\n.*data verify") as caught:
         again.read(12)
     assert caught.value.exit_code == 3
     problems = again.verify()
