@@ -126,6 +126,7 @@ class Run:
     layout: Layout = field(default_factory=Layout)
     progress: Progress = field(default_factory=Progress)
     batches: Iterator[Batch] | None = None
+    seconds_before: float = 0.0
 
     def next_batch(self, stage: int) -> Batch:
         """The next batch of a stage; a new stage starts its own order."""
@@ -137,6 +138,10 @@ class Run:
             self.batches = self.loader.batches(settings.rollout, stage=stage, position=position,
                                                time_steps=settings.step_seconds(self.forecaster.time_steps))
         return next(self.batches)
+
+    def waiting(self) -> float:
+        """Share of the time of this process' updates that went by waiting for data."""
+        return self.loader.wait_seconds / max(self.progress.seconds - self.seconds_before, 1e-9)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -237,6 +242,7 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
     run = Run(forecaster, Optimizers(forecaster, config.optimizer), WeightAverage(forecaster, config.average), loader, config, folder, layout)
     resumed = resume and run.restore(echo)
     progress = run.progress
+    run.seconds_before = progress.seconds
     if not resumed:
         choice = resolve_precision(config.precision, forecaster.area_weights_HW.device)
         progress.precision = layout.mesh.world.texts(choice)[0]
@@ -256,7 +262,7 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
             run.average.update(forecaster)
             progress.add(samples=config.batch_size, seconds=beat.seconds, core_seconds=beat.core_seconds)
             log.update(progress.train_step, num_steps, beat.loss, norm, learning_rate)
-            _show(log, progress, config, beat.loss, num_steps)
+            _show(log, run, beat.loss, num_steps)
             if _validation_due(progress, config, validator.config):
                 _validate(run, validator, log, keep_model)
                 lockstep.restart()
@@ -271,7 +277,7 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
             raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(folder / "events.jsonl"),
                                   fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
         log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1),
-                  core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score)
+                  core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score, waiting_for_data=round(run.waiting(), 4))
     return progress
 
 
@@ -311,11 +317,13 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
     run.forecaster.train()
 
 
-def _show(log: RunLog, progress: Progress, config: TrainingConfig, loss: float, num_steps: int) -> None:
-    spent = progress.spent(config.budget)
+def _show(log: RunLog, run: Run, loss: float, num_steps: int) -> None:
+    progress = run.progress
+    spent = progress.spent(run.config.budget)
     left = progress.seconds * (1 - spent) / spent if spent else 0.0
-    rate = config.batch_size / max(progress.seconds / progress.train_step, 1e-9)
-    log.progress(spent, f"step {progress.train_step}  loss {loss:.4f}  rollout {num_steps}  {rate:.1f} samples/s", left)
+    rate = run.config.batch_size / max(progress.seconds / progress.train_step, 1e-9)
+    log.progress(spent, f"step {progress.train_step}  loss {loss:.4f}  rollout {num_steps}  {rate:.1f} samples/s  "
+                 f"{run.waiting():.1%} waiting for data", left)
 
 
 def _require_finite(loss: float, norm: float, run: Run, batch: Batch, log: RunLog) -> None:

@@ -24,7 +24,7 @@ def stores(tiny_weather: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     """The same record in several chunkings: one channel or all in a chunk, one or many times in a shard."""
     folder = tmp_path_factory.mktemp("chunkings")
     source = open_source(tiny_weather)
-    sizes = [(STATE, STATE), (50 * STATE, STATE // 3), (7 * STATE, STATE * 2 // 3)]
+    sizes = [(20 * STATE, STATE), (50 * STATE, STATE // 3), (7 * STATE, STATE * 2 // 3)]
     return [build_store(source, folder / f"{n}.zarr", climatology=False, shard_bytes=shard, chunk_bytes=chunk)
             for n, (shard, chunk) in enumerate(sizes)]
 
