@@ -42,6 +42,7 @@ CASES = {
     "spatial, pole rows": (HIERARCHICAL, POLES, {"spatial": 2}, 1),
     "spatial, limited area": (HIERARCHICAL, AREA, {"spatial": 2}, 1),
     "spatial, periodic box": (HIERARCHICAL, BOX, {"spatial": 2}, 1),
+    "spatial, checkpointed": (HIERARCHICAL, SPHERE, {"spatial": 2, "checkpointing": True}, 1),
     "block": (HIERARCHICAL, SPHERE, {"block": 2}, 1),
     "data x spatial": (HIERARCHICAL, SPHERE, {"spatial": 2}, 1),
     "spatial x block": (PLAIN, SPHERE, {"spatial": 2, "block": 2}, 1),
@@ -79,10 +80,10 @@ def make_batch(forecaster: Forecaster, grid: Grid, number: int, num_steps: int, 
 
 def make_run(case: str, mesh: Mesh, folder: Path) -> Run:
     network, grid, parallel, accumulate = CASES[case]
-    forecaster = make_forecaster(network, grid)
+    forecaster, several = make_forecaster(network, grid), mesh.world.size > 1
     config = TrainingConfig.model_validate({"budget": {"train_steps": 3}, "batch_size": 4, "stages": [{"until": 1, "rollout": 2}],
-                                            "accumulate": accumulate if mesh.world.size > 1 else 1}, strict=False)
-    layout = parallelize(forecaster, mesh, sharded=parallel.get("sharded", False))
+                                            "accumulate": accumulate if several else 1}, strict=False)
+    layout = parallelize(forecaster, mesh, sharded=parallel.get("sharded", False), checkpointing=several and parallel.get("checkpointing", False))
     optimizer = OptimizerConfig(learning_rate=3e-3)
     return Run(forecaster, Optimizers(forecaster, optimizer), WeightAverage(forecaster, 0.9), None, config, folder, layout)  # type: ignore[arg-type]
 
@@ -127,7 +128,8 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
     with distributed.session(f"file://{folder}/meet?rank={rank}&world_size={size}"):
         for case in cases:
             _, _, parallel, accumulate = CASES[case]
-            mesh = plan_mesh(ParallelConfig.model_validate(parallel), batch_size=4, accumulate=accumulate)
+            dimensions = ParallelConfig.model_validate({k: v for k, v in parallel.items() if k != "checkpointing"})
+            mesh = plan_mesh(dimensions, batch_size=4, accumulate=accumulate)
             alone, run = make_run(case, Mesh(), folder), make_run(case, mesh, folder / case)
             wanted, found = train(case, alone), train(case, run)
             traffic = {axis.name: dict(axis.traffic) for axis in (mesh.data, mesh.spatial, mesh.block, mesh.world)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 PROCESS = Path(__file__).with_name("layout_process.py")
 TWO = ("data", "data, accumulated", "sharded", "spatial", "spatial, patches", "spatial, pole rows", "spatial, limited area", "spatial, periodic box",
-       "block")
+       "spatial, checkpointed", "block")
 FOUR = ("data x spatial", "spatial x block", "data x block, sharded")
 THREE = ("spatial 3",)
 
@@ -19,7 +19,7 @@ def run_processes(folder: Path, size: int, cases: tuple[str, ...]) -> dict[str, 
     started = [subprocess.Popen([sys.executable, str(PROCESS), str(folder), str(rank), str(size), "|".join(cases)], stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True) for rank in range(size)]
     try:
-        outputs = [process.communicate(timeout=280)[0] for process in started]
+        outputs = [process.communicate(timeout=800)[0] for process in started]
     finally:
         for process in started:
             process.kill()

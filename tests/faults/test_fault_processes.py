@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 COMMAND = (sys.executable, "-c", "from afno_forecast.cli import main; main()")
 SETTINGS = ("training.checkpoint_minutes=1e-6", "training.budget.train_steps=40", "training.batch_size=4", "training.accumulate=2",
             "training.parallel.spatial=1", "validation.count=2")

@@ -36,9 +36,14 @@ def newest_state(run: Path) -> dict[str, torch.Tensor]:
     return load_file(str(folder / (folder / "latest").read_text().strip() / "state.safetensors"))
 
 
-def test_killed_at_any_moment_training_goes_on_bit_exactly(make_tiny_experiment: Callable[[Path], Path], tmp_path: Path) -> None:
-    """SIGKILL at several moments of one run, in saves too (a checkpoint after every step), until it ends by itself."""
-    settings = ("training.checkpoint_minutes=1e-6", "training.budget.train_steps=20")
+@pytest.mark.parametrize(("most_kills", "steps"), [(3, 20), pytest.param(30, 1500, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+def test_killed_at_any_moment_training_goes_on_bit_exactly(most_kills: int, steps: int, make_tiny_experiment: Callable[[Path], Path],
+                                                           tmp_path: Path) -> None:
+    """SIGKILL at random moments of one run, in saves too (a checkpoint after every step), until it ends by itself.
+
+    With accumulation, averaged weights, two stages and shuffling.
+    """
+    settings = ("training.checkpoint_minutes=1e-6", f"training.budget.train_steps={steps}", "training.accumulate=3")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole, broken = make_tiny_experiment(tmp_path / "a"), make_tiny_experiment(tmp_path / "b")
@@ -46,23 +51,23 @@ def test_killed_at_any_moment_training_goes_on_bit_exactly(make_tiny_experiment:
     rng = np.random.default_rng(11)
     metrics = broken.parent / "run" / "metrics.csv"
     kills = 0
-    for attempt in range(4):
+    for attempt in range(most_kills + 1):
         resume = (broken.parent / "run" / "checkpoints").exists()
         process = subprocess.Popen([sys.executable, "-c", RUN.format(resume=resume), str(broken), *settings], stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, text=True)
-        if attempt < 3:
+        if attempt < most_kills:
             before = metrics.stat().st_size if metrics.exists() else 0
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline and (not metrics.exists() or metrics.stat().st_size == before):
                 time.sleep(0.01)
             time.sleep(float(rng.uniform(0, 0.3)))
             process.kill()
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=120 + steps)
         kills += process.returncode == -signal.SIGKILL
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, output
-    assert kills >= 1
+    assert kills >= (1 if most_kills < 30 else 30)
     first, second = newest_state(whole.parent / "run"), newest_state(broken.parent / "run")
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
     assert (whole.parent / "run" / "metrics.csv").read_text() == metrics.read_text()
