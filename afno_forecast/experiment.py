@@ -17,7 +17,9 @@ from pydantic import Field, field_validator
 
 from . import __version__, distributed, model_folder, vocabulary
 from .config import Strict, dump_config, load_config
+from .data.direct import DirectStore, open_direct
 from .data.loader import Loader
+from .data.sources_files import is_zarr
 from .data.store import Store, is_store
 from .data.tendencies import tendency_std
 from .distributed import Mesh
@@ -58,7 +60,7 @@ class DataConfig(Strict):
     """What is learnt from."""
 
     store: str
-    """Training store made by `afno-forecast data build`."""
+    """Training store made by `afno-forecast data build`, or a gridded zarr to train on as it is (WeatherBench 2, ARCO-ERA5)."""
     channels: tuple[str, ...] = Field(min_length=1)
     """Prognostic channels in tensor order, for example z500, t850, t2m."""
     time_step: str
@@ -187,7 +189,7 @@ def _say_nothing(text: str) -> None:
 
 
 def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callable[[str], None], *, mesh: Mesh, end: float | None) -> None:
-    store = _open_store(experiment)
+    store = _open_store(experiment, cache=folder, echo=echo)
     train, validation = check_periods(experiment, store)
     others = [step for step in time_steps_of(experiment.model, parse_duration(experiment.data.time_step)) if step != store.time_step]
     if others:
@@ -221,12 +223,12 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
 
 def try_out(experiment: Experiment) -> None:
     """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
-    store = _open_store(experiment)
+    store = _open_store(experiment, measure=False)
     train, _ = check_periods(experiment, store)
     _loader(experiment, store, _build(experiment, model_inputs(experiment, store, measure=False)), train, Layout())
 
 
-def _loader(experiment: Experiment, store: Store, forecaster: Forecaster, train: tuple[int, int], layout: Layout) -> Loader:
+def _loader(experiment: Experiment, store: Store | DirectStore, forecaster: Forecaster, train: tuple[int, int], layout: Layout) -> Loader:
     """The training samples of this process. Raises ConfigError when a batch would hold a sample twice."""
     config = experiment.training
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
@@ -253,9 +255,14 @@ def _longest_rollouts(experiment: Experiment, forecaster: Forecaster) -> dict[in
     return longest
 
 
-def _open_store(experiment: Experiment) -> Store:
+def _open_store(experiment: Experiment, *, cache: Path | None = None, measure: bool = True,
+                echo: Callable[[str], None] | None = None) -> Store | DirectStore:
+    """The training store, or a gridded zarr as it is; statistics of the latter are kept in `cache`. Raises DataError for anything else."""
     data = experiment.data
     if not is_store(Path(data.store)):
+        if is_zarr(Path(data.store)):
+            return open_direct(Path(data.store), channels=data.channels, static=experiment.model.static, period=(data.train.start, data.train.end),
+                               time_step=parse_duration(data.time_step), cache=cache, measure=measure, echo=echo)
         raise DataError("this is not a training store", where=data.store,
                         fix=f"make one: afno-forecast data build SOURCE {shlex.quote(data.store)} --statistics {data.train.start}/{data.train.end}")
     return Store.open(Path(data.store))
@@ -296,7 +303,7 @@ def _decisive(experiment: Experiment) -> dict[str, Any]:
     return values
 
 
-def check_periods(experiment: Experiment, store: Store) -> tuple[tuple[int, int], tuple[int, int]]:
+def check_periods(experiment: Experiment, store: Store | DirectStore) -> tuple[tuple[int, int], tuple[int, int]]:
     """Training and validation periods in seconds. Raises ConfigError when they overlap or statistics leak from outside training."""
     calendar = store.times.calendar
     train, validation = experiment.data.train.seconds(calendar), experiment.data.validation.seconds(calendar)
@@ -313,7 +320,7 @@ def check_periods(experiment: Experiment, store: Store) -> tuple[tuple[int, int]
     return train, validation
 
 
-def model_inputs(experiment: Experiment, store: Store, *, measure: bool = True) -> ModelInputs:
+def model_inputs(experiment: Experiment, store: Store | DirectStore, *, measure: bool = True) -> ModelInputs:
     """Channels, grid, statistics and static fields of the experiment, from the store.
 
     The standard deviation of the change over a step that is not the store's own is measured on its states; without `measure`, for checks that

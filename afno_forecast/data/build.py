@@ -10,6 +10,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,8 +25,10 @@ from .blocks import BlockReader
 from .build_append import Continued, continue_plan, require_later, settle_swap, swap
 from .build_steps import Builder, Progress
 from .build_workspace import Share, check_target, difference, work_folder, workspace
+from .derive import derive
 from .layout import CHUNK_BYTES, SHARD_BYTES
 from .plan import Plan, folders_of, make_plan
+from .regrid import RegridConfig, regrid
 from .sources import Source, open_source
 from .sources_files import small_chunk_caches
 from .sources_notes import tell
@@ -66,6 +69,10 @@ class BuildRecipe(Strict):
     """Value for missing cells by variable, in its canonical units."""
     boundary: Literal["periodic", "open"] | None = None
     """How a box continues over its edges, where its files do not say."""
+    derive: tuple[str, ...] = ()
+    """Channels made of others: wind_speed, 10m_wind_speed, 100m_wind_speed, total_precipitation_6hr (the sum of shorter accumulations)."""
+    regrid: RegridConfig | None = None
+    """Another global grid; the files' own when left out."""
     absent_chunks: Literal["refuse", "fill"] = "refuse"
     """Chunks that a zarr source lacks: an error, or filled with the array's fill value because the writer left out chunks that hold only it."""
 
@@ -107,15 +114,18 @@ def _resolve(recipe: BuildRecipe, echo: Echo) -> tuple[Source, Plan]:
     """The source of a recipe and what is built from it; the source's notes are told."""
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
     source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary)
+    source = derive(source, recipe.derive)
+    source = source if recipe.regrid is None else regrid(source, recipe.regrid)
     for line in tell(source.notes):
         echo(line)
     period = None
     if recipe.statistics is not None:
         calendar = source.times.calendar
         period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
-    return source, make_plan(source, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
-                             climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill,
-                             layout_bytes=(SHARD_BYTES, CHUNK_BYTES))
+    plan = make_plan(source, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
+                     climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, layout_bytes=(SHARD_BYTES, CHUNK_BYTES))
+    more = {"derive": list(recipe.derive), "regrid": None if recipe.regrid is None else recipe.regrid.model_dump()}
+    return source, replace(plan, recipe=plan.recipe | {key: value for key, value in more.items() if value})
 
 
 def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = None, static: Sequence[str] | None = None,
@@ -185,7 +195,9 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     """
     settle_swap(out, work_folder(out))
     store = Store.open(out)
-    source = open_source(sources, fill_absent=store.attrs["recipe"].get("absent_chunks") == "fill")
+    source = derive(open_source(sources), store.attrs["recipe"].get("derive", ()))
+    target = store.attrs["recipe"].get("regrid")
+    source = source if target is None else regrid(source, RegridConfig.model_validate(target))
     for line in tell(source.notes):
         (echo or (lambda text: None))(line)
     if not require_later(store, source):

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..times import format_duration, format_instant
+from .direct import DirectStore
 from .statistics import Float, Moments
 from .store import Store
 
 _BLOCK_BYTES = 32 << 20
 
 
-def tendency_std(store: Store, channel_index: NDArray[np.int64], time_steps: Sequence[int], *, block_bytes: int = _BLOCK_BYTES) -> dict[int, Float]:
+def tendency_std(store: Store | DirectStore, channel_index: NDArray[np.int64], time_steps: Sequence[int], *,
+                 block_bytes: int = _BLOCK_BYTES) -> dict[int, Float]:
     """Area-weighted standard deviation of the difference over each step, in one pass over the period of the store's statistics.
 
     As in the build of a store: differences of float32, sums in float64, pairs by exact difference of instants, so that no gap is bridged.

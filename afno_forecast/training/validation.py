@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..config import Strict
+from ..data.direct import DirectStore
 from ..data.samples import find_windows
 from ..data.store import Store
 from ..errors import ConfigError, DataError
@@ -44,7 +45,7 @@ class Validator:
     change over the validation period cannot be compared with persistence; they are named in `unscored` and left out of the mean.
     """
 
-    def __init__(self, store: Store, forecaster: Forecaster, config: ValidationConfig, *, start: int, end: int) -> None:
+    def __init__(self, store: Store | DirectStore, forecaster: Forecaster, config: ValidationConfig, *, start: int, end: int) -> None:
         self.config = config
         self._store = store
         self._channels = forecaster.channels
