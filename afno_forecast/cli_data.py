@@ -79,6 +79,7 @@ class PartOption(click.ParamType[Any]):
 @click.option("--part", type=PartOption(), help="Build a part alone, such as 3/10, beside other processes; then --finish.")
 @click.option("--finish", is_flag=True, help="Finish a store whose parts are built.")
 @click.option("--append", is_flag=True, help="Add the sources' later dates to the finished store OUT.zarr.")
+@click.option("--allow-remote", multiple=True, metavar="SCHEME", help="Open remote zarr stores of this scheme: gs, s3, https; repeatable.")
 @click.option("--scheduler", metavar="ADDRESS", help="Build on a cluster: local, slurm, or an address of dask.distributed.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes or jobs of --scheduler.")
 @click.pass_context
@@ -98,7 +99,7 @@ def build(ctx: click.Context, /, paths: tuple[Path, ...], **options: Any) -> Non
 
     if options["part"]:
         part, of = options["part"]
-        run_part(recipe, out, Share(part, of), progress=Progress(), echo=_note)
+        run_part(recipe, out, Share(part, of), allow_remote=options["allow_remote"], progress=Progress(), echo=_note)
         say(f"{out}: part {part}/{of} is built; when all are: the same command with --finish instead")
         return
     if options["scheduler"]:
@@ -106,7 +107,7 @@ def build(ctx: click.Context, /, paths: tuple[Path, ...], **options: Any) -> Non
 
         store = run_on_cluster(recipe, out, scheduler=options["scheduler"], workers=options["workers"], progress=Progress(), echo=_note)
     else:
-        store = run_recipe(recipe, out, finish=options["finish"], progress=Progress(), echo=_note)
+        store = run_recipe(recipe, out, finish=options["finish"], allow_remote=options["allow_remote"], progress=Progress(), echo=_note)
     say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
 
 
@@ -126,7 +127,7 @@ def _recipe(ctx: click.Context, sources: Sequence[Path], options: Mapping[str, A
                        absent_chunks="fill" if options["fill_absent"] else "refuse", boundary=options["boundary"])
 
 
-_HOW = ("--part", "--finish", "--append", "--scheduler", "--workers")
+_HOW = ("--part", "--finish", "--append", "--scheduler", "--workers", "--allow-remote")
 
 
 def _note(line: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from ..config import Strict
@@ -59,6 +60,8 @@ class BuildRecipe(Strict):
     """Static fields; all constant ones when left out."""
     statistics: StatisticsPeriod | None = None
     """Training period; the whole record when left out."""
+    period: str | None = None
+    """START/END of what is kept, ISO dates, both inclusive; the whole record when left out."""
     time_step: str | None = None
     """Time step of the model, such as `6h`; the record's most common step when left out."""
     climatology: bool = True
@@ -77,19 +80,21 @@ class BuildRecipe(Strict):
     """Chunks that a zarr source lacks: an error, or filled with the array's fill value because the writer left out chunks that hold only it."""
 
 
-def run_recipe(recipe: BuildRecipe, out: Path, *, finish: bool = False, progress: Progress | None = None, echo: Echo | None = None) -> Store:
+def run_recipe(recipe: BuildRecipe, out: Path, *, finish: bool = False, allow_remote: Sequence[str] = (), progress: Progress | None = None,
+               echo: Echo | None = None) -> Store:
     """Build the store a recipe describes, or finish one whose parts are built; see `build_store`.
 
     Args:
         recipe: what is built.
         out: the store's folder.
         finish: refuse to read what parts have not built (ConfigError names them), instead of building it.
+        allow_remote: schemes of remote zarr stores that may be opened.
         progress: see `build_store`.
         echo: gets every note on the source before fields are read, the others at the end.
     """
     echo = echo or (lambda text: None)
     check_target(out)
-    source, plan = _resolve(recipe, echo)
+    source, plan = _resolve(recipe, echo, allow_remote)
     store = _build(source, plan, out, finish=finish, progress=progress)
     told = tell(source.notes, folders_of(source))
     for line in store.notes:
@@ -98,10 +103,11 @@ def run_recipe(recipe: BuildRecipe, out: Path, *, finish: bool = False, progress
     return store
 
 
-def run_part(recipe: BuildRecipe, out: Path, share: Share, *, progress: Progress | None = None, echo: Echo | None = None) -> None:
+def run_part(recipe: BuildRecipe, out: Path, share: Share, *, allow_remote: Sequence[str] = (), progress: Progress | None = None,
+             echo: Echo | None = None) -> None:
     """Build one part of the store a recipe describes, while other processes build theirs; `run_recipe` then finishes it. Raises as `build_store`."""
     check_target(out)
-    source, plan = _resolve(recipe, echo or (lambda text: None))
+    source, plan = _resolve(recipe, echo or (lambda text: None), allow_remote)
     if is_store(out):
         _require_same_recipe(Store.open(out), plan)
         return
@@ -110,10 +116,11 @@ def run_part(recipe: BuildRecipe, out: Path, share: Share, *, progress: Progress
         Builder(reader, plan, work, progress=progress, stop=stop).run_part(share)
 
 
-def _resolve(recipe: BuildRecipe, echo: Echo) -> tuple[Source, Plan]:
+def _resolve(recipe: BuildRecipe, echo: Echo, allow_remote: Sequence[str]) -> tuple[Source, Plan]:
     """The source of a recipe and what is built from it; the source's notes are told."""
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary)
+    source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary, allow_remote=allow_remote)
+    source = source if recipe.period is None else _within(source, recipe.period)
     source = derive(source, recipe.derive)
     source = source if recipe.regrid is None else regrid(source, recipe.regrid)
     for line in tell(source.notes):
@@ -124,8 +131,22 @@ def _resolve(recipe: BuildRecipe, echo: Echo) -> tuple[Source, Plan]:
         period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
     plan = make_plan(source, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
                      climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, layout_bytes=(SHARD_BYTES, CHUNK_BYTES))
-    more = {"derive": list(recipe.derive), "regrid": None if recipe.regrid is None else recipe.regrid.model_dump()}
+    more = {"period": recipe.period, "derive": list(recipe.derive), "regrid": None if recipe.regrid is None else recipe.regrid.model_dump()}
     return source, replace(plan, recipe=plan.recipe | {key: value for key, value in more.items() if value})
+
+
+def _within(source: Source, period: str) -> Source:
+    """The part of a record between two dates. Raises ConfigError when it holds no time."""
+    first, slash, last = period.partition("/")
+    if not slash:
+        raise ConfigError(f"'{period}' is no period", where="period", fix="write START/END, for example 2000-01-01/2009-12-31T18")
+    start, end = (parse_instant(text, source.times.calendar) for text in (first, last))
+    inside = np.flatnonzero((source.times.seconds >= start) & (source.times.seconds <= end))
+    if not len(inside):
+        raise ConfigError(f"the period {period} holds no time of the record", where="period", fix="choose another")
+    numbers = None if source.trajectories is None else source.trajectories[inside]
+    return replace(source, dataset=source.dataset.isel(time=slice(int(inside[0]), int(inside[-1]) + 1)), times=source.times.at(inside),
+                   trajectories=numbers)
 
 
 def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = None, static: Sequence[str] | None = None,

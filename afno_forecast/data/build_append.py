@@ -38,7 +38,7 @@ def require_later(store: Store, source: Source) -> bool:
     if source.times.calendar != calendar:
         raise DataError(f"the store counts time on the {calendar} calendar; the new files on {source.times.calendar}", where=", ".join(source.paths),
                         fix="give files on the same calendar")
-    described = [describe_source(Path(p)) for p in source.paths]
+    described = [describe_source(p) for p in source.paths]
     if all(d in store.attrs["recipe"]["sources"] for d in described):
         return False  # added before
     last = int(store.times.seconds[-1])
@@ -54,7 +54,7 @@ def continue_plan(store: Store, source: Source) -> Plan:
     where = ", ".join(source.paths)
     match_channels(store.channels, source.channels, where)
     recipe = dict(store.attrs["recipe"])
-    recipe["sources"] = [*recipe["sources"], *(describe_source(Path(p)) for p in source.paths)]
+    recipe["sources"] = [*recipe["sources"], *(describe_source(p) for p in source.paths)]
     times = TimeAxis(np.concatenate([store.times.seconds, source.times.seconds]), store.times.calendar)
     period = store.statistics.period
     inside = times.at((times.seconds >= period[0]) & (times.seconds <= period[1]))

@@ -55,7 +55,7 @@ class DirectStore:
         one = np.ones(len(self.channels))
         self.statistics = Statistics(0 * one, one, -one, one, one, period)
         if measure:
-            key = json.dumps([[describe_source(Path(p)) for p in source.paths], self.channels.to_list(), period, time_step], sort_keys=True)
+            key = json.dumps([[describe_source(p) for p in source.paths], self.channels.to_list(), period, time_step], sort_keys=True)
             kept = None if cache is None else cache / f"statistics-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
             self.statistics = self._measured(period, kept, echo or (lambda text: None)).finalize(period)
 

@@ -61,7 +61,7 @@ def _all_files(paths: Sequence[str | Path] | str | Path) -> tuple[Path, ...]:
     files: list[Path] = []
     for item in given:
         try:
-            files += expand_paths(item)
+            files += [path for path in expand_paths(item) if isinstance(path, Path)]
         except DataError:
             if not Path(item).is_dir():
                 raise

@@ -72,7 +72,7 @@ def make_plan(source: Source, *, channels: Sequence[str] | None, static: Sequenc
         notes.append("no climatology: independent trajectories have no seasons")
     grid = source.grid
     layout = Layout(len(times), len(chosen), grid.shape, *layout_bytes)
-    recipe = {"sources": [describe_source(Path(p)) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
+    recipe = {"sources": [describe_source(p) for p in source.paths], "channels": list(chosen.names), "static": list(fixed.names),
               "statistics_period": list(period), "time_step_seconds": step, "climatology": climatology, "round_bits": round_bits,
               "fill": dict(sorted(filled.items())), "shard_bytes": layout.shard_bytes, "chunk_bytes": layout.chunk_bytes}
     return Plan(chosen, fixed, times, grid, period, step, hours_of(inside) if climatology else np.empty(0, np.int64), round_bits, filled, layout,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import zarr
 
 _WHOLE_BYTES = 1 << 30
 _SAMPLE_BYTES = 1 << 20
@@ -14,12 +17,16 @@ _KEPT = ("title", "institution", "source", "license", "licence", "references", "
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
-def describe_source(path: Path) -> dict[str, Any]:
+def describe_source(source: str | Path) -> dict[str, Any]:
     """Name, bytes and a hash of a file or of a folder (zarr); the hash does not depend on times of modification.
 
     Files up to 1 GiB are hashed whole (`sha256`); of larger ones the size and 64 pieces of 1 MiB (`sha256_sampled`); of a folder
-    the names and sizes of all files and the content of the metadata (`sha256_listing`).
+    the names and sizes of all files and the content of the metadata (`sha256_listing`); of a remote zarr its metadata (`sha256_metadata`).
     """
+    if "://" in str(source):
+        metadata = {name: item.metadata.to_dict() for name, item in zarr.open_group(str(source), mode="r").members()}
+        return {"name": str(source), "sha256_metadata": hashlib.sha256(json.dumps(metadata, sort_keys=True, default=str).encode()).hexdigest()}
+    path = Path(source)
     if path.is_dir():
         return _describe_folder(path)
     size = path.stat().st_size

@@ -67,7 +67,8 @@ class Source:
 
 
 def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, report_only: bool = False,
-                fill_absent: bool = False, boundary: Literal["periodic", "open"] | None = None) -> Source:
+                fill_absent: bool = False, boundary: Literal["periodic", "open"] | None = None,
+                allow_remote: Sequence[str] = ()) -> Source:
     """Open files, globs, a folder or a zarr store as one dataset.
 
     Args:
@@ -76,18 +77,19 @@ def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[
         report_only: remember what would be refused as notes and go on with the rest, where there is a rest.
         fill_absent: take chunks that a zarr store lacks as its fill value, where that is a number; they are refused otherwise.
         boundary: how a box continues over its edges where its files do not say.
+        allow_remote: schemes of remote zarr stores that may be opened, such as `gs`.
 
     Raises:
-        ConfigError: a path that is not local.
+        ConfigError: a path that is neither local nor of an allowed scheme.
         DataError: a file that is missing, damaged or contradicts another; a wanted channel that is missing or refused; nothing usable.
         ResourceError: GRIB without cfgrib.
     """
     ledger = Ledger(report_only, fill_absent, boundary)
-    files = expand_paths(paths)
+    files = expand_paths(paths, allow_remote)
     return build_source(scan(files, ledger), ledger, channels)
 
 
-def scan(files: Sequence[Path], ledger: Ledger) -> list[Part]:
+def scan(files: Sequence[Path | str], ledger: Ledger) -> list[Part]:
     """Each file decoded on its own. Raises as `open_source` does, or remembers with a ledger that only reports."""
     parts = []
     numbering = Numbering()

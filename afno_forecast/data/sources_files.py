@@ -21,6 +21,7 @@ from afno_forecast.errors import CheckpointError, ConfigError, DataError, Resour
 
 from .sources_notes import Ledger
 from .sources_pde import is_pde, open_pde
+from .sources_remote import open_remote, remote_address
 
 STORE_MARK = "afno_forecast_store"
 GRIDDED = ("netCDF", "netCDF-4 / HDF5", "GRIB", "zarr")
@@ -38,8 +39,8 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / mark).is_file() for mark in _ZARR_MARKS)
 
 
-def expand_paths(paths: Sequence[str | Path] | str | Path) -> tuple[Path, ...]:
-    """Files and zarr stores that paths, globs and folders name, each once, in order of name within a glob or folder.
+def expand_paths(paths: Sequence[str | Path] | str | Path, allow_remote: Sequence[str] = ()) -> tuple[Path | str, ...]:
+    """Files and zarr stores that paths, globs and folders name, each once, in order of name within a glob or folder; addresses as text.
 
     Raises:
         ConfigError: a remote address or a chained one.
@@ -48,11 +49,13 @@ def expand_paths(paths: Sequence[str | Path] | str | Path) -> tuple[Path, ...]:
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
         raise ConfigError("no source is given", fix="name files, a folder or a zarr store")
-    found: dict[Path, None] = {}
+    found: dict[Path | str, None] = {}
     for item in given:
         text = str(item)
-        if "://" in text or "::" in text or re.match(r"(?i)(https?|s3|gs|gcs|az|abfs|ftp|file|reference|simplecache|memory):", text):
-            raise ConfigError(f"'{text}' is not a local path", fix="copy the data here and give the path of the copy")
+        address = remote_address(text, allow_remote)
+        if address is not None:
+            found[address] = None
+            continue
         for path in _expand(text):
             found[path] = None
     return tuple(found)
@@ -107,11 +110,11 @@ def kind_of(path: Path) -> str:
     return "text" if all(byte >= 32 or byte in (9, 10, 13) for byte in head) else "unknown binary file"
 
 
-def open_file(path: Path, ledger: Ledger) -> list[xr.Dataset]:
+def open_file(path: Path | str, ledger: Ledger) -> list[xr.Dataset]:
     """The datasets of one file or store, lazily, in dask blocks of some 4 MB; several for a GRIB file of several hypercubes.
 
     Args:
-        path: the file or store.
+        path: the file or store; text is a remote address.
         ledger: is told what a file of The Well holds that is not read.
 
     Raises:
@@ -119,6 +122,8 @@ def open_file(path: Path, ledger: Ledger) -> list[xr.Dataset]:
         CheckpointError: a zarr store that would need unpickling.
         ResourceError: GRIB without cfgrib, The Well or PDEBench without h5py.
     """
+    if isinstance(path, str):
+        return [open_remote(path, ledger)]
     kind = kind_of(path)
     if kind not in GRIDDED:
         raise DataError(f"this is not a gridded dataset ({kind})", where=str(path), fix="give netCDF, GRIB, HDF5 or zarr")

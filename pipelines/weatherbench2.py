@@ -1,0 +1,54 @@
+"""Named variables, levels and years of a WeatherBench 2 zarr -> a training store, at its own resolution or another.
+
+    python pipelines/weatherbench2.py 1959-2023_01_10-6h-64x32_equiangular_conservative.zarr runs/era5.zarr \\
+        --years 1979-2015 --variables z500,t850,t2m
+    python pipelines/weatherbench2.py gs://weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr runs/era5.zarr \\
+        --years 1979-2015 --variables z500,t850,t2m --allow-remote gs
+
+A remote address is opened only with --allow-remote (gs needs the package gcsfs). Such a zarr can also be trained on as it is: give its
+path as `data.store`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
+from afno_forecast.data.regrid import RegridConfig
+from afno_forecast.errors import ForecastError
+
+
+def main(description: str | None = __doc__) -> int:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="zarr, local or remote")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--variables", required=True, help="channels separated by commas: z500,t850,t2m")
+    parser.add_argument("--years", required=True, help="training years, FIRST-LAST: statistics and climatology describe them")
+    parser.add_argument("--period", help="START/END of what is kept, ISO dates; the whole record by default")
+    parser.add_argument("--static", default="", help="constant fields separated by commas; none by default")
+    parser.add_argument("--derive", default="", help="derived channels separated by commas: 10m_wind_speed,tp6h")
+    parser.add_argument("--regrid", metavar="ROWSxCOLUMNS", help="another grid, conservatively; cell centres off the poles")
+    parser.add_argument("--time-step", default="6h")
+    parser.add_argument("--allow-remote", action="append", default=[], metavar="SCHEME", help="gs, s3, https; repeatable")
+    arguments = parser.parse_args()
+    first, _, last = arguments.years.partition("-")
+    rows, _, columns = (arguments.regrid or "").partition("x")
+    recipe = BuildRecipe(
+        sources=(arguments.source,), channels=tuple(arguments.variables.split(",")), static=tuple(filter(None, arguments.static.split(","))),
+        statistics=StatisticsPeriod(start=f"{first}-01-01", end=f"{last}-12-31T23"), time_step=arguments.time_step, period=arguments.period,
+        derive=tuple(filter(None, arguments.derive.split(","))),
+        regrid=RegridConfig(rows=int(rows), columns=int(columns)) if arguments.regrid else None)
+    try:
+        store = run_recipe(recipe, arguments.out, allow_remote=tuple(arguments.allow_remote), echo=lambda line: print(f"note: {line}"),
+                           progress=lambda done, total, what: print(f"\r{what}: {done}/{total}", end="", file=sys.stderr))
+    except ForecastError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    print(f"\n{arguments.out}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
