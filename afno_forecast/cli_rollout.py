@@ -48,8 +48,8 @@ def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead
             other_grid: bool, **perturb: Any) -> None:
     """Forecast from analyses.
 
-    The forecast is written while the model runs; interrupted, the same command continues it. Under `torchrun --nproc-per-node 2 -m
-    afno_forecast.cli rollout ...` the processes share the work and write one file.
+    The forecast is written while the model runs; interrupted, the same command continues it. Under `torchrun --nproc-per-node 2
+    --no-python afno-forecast rollout ...` the processes share the work and write one file.
     """
     from .forecast.produce import Options, produce_forecast
     from .forecast.progress import Share

@@ -126,6 +126,49 @@ def test_another_grid_is_refused_and_both_are_named(tiny_model: Path, weather: x
         forecast(tiny_model, tmp_path / "cut.nc", tmp_path / "fc.nc")
 
 
+def test_on_another_grid_when_asked_the_network_steps_with_the_datas_own_fields(tiny_model: Path, weather: xr.Dataset, reference: xr.Dataset,
+                                                                                  tmp_path: Path) -> None:
+    from afno_forecast.forecast.produce import Options
+
+    twice = weather.isel(longitude=np.repeat(np.arange(12), 2)).assign_coords(longitude=np.arange(24) * 15.0)
+    cut = weather.isel(latitude=slice(1, 6), longitude=slice(2, 9))
+    for name, ds, shape in (("twice", twice, (7, 24)), ("cut", cut, (5, 7))):
+        for coordinate, units in (("latitude", "degrees_north"), ("longitude", "degrees_east")):
+            ds[coordinate].attrs["units"] = units
+        ds.to_netcdf(tmp_path / f"{name}.nc")
+        said: list[str] = []
+        produce_forecast(tiny_model, tmp_path / f"{name}.nc", init=INIT, lead_time=LEAD, out=tmp_path / f"{name}.fc.nc",
+                         options=Options(other_grid=True), echo=said.append)
+        text = " ".join(said)
+        assert "trained on 7x12" in text and "nothing is known of its skill" in text and ("limited area" in text) == (name == "cut")
+        with xr.open_dataset(tmp_path / f"{name}.fc.nc") as fc:
+            assert fc["2m_temperature"].shape[-2:] == shape and np.isfinite(fc["2m_temperature"]).all()
+    with pytest.raises(DataError, match="add --other-grid"):
+        forecast(tiny_model, tmp_path / "cut.nc", tmp_path / "refused.nc")
+
+
+def test_static_fields_on_another_grid_are_standardised_as_the_trainings_were(tiny_model: Path) -> None:
+    trained = model_folder.load(tiny_model)
+    inputs = model_folder.read_inputs(tiny_model)
+    half = {name: field[2:5] for name, field in inputs.static.items()}
+    moved = model_folder.load(tiny_model, on=(type(inputs.grid)(inputs.grid.latitude[2:5], inputs.grid.longitude), half))
+    assert torch.allclose(moved.forcing.static_SHW, trained.forcing.static_SHW[:, 2:5]) and moved.area_weights_HW.shape == (3, 12)
+
+
+def test_a_first_state_that_cannot_be_the_same_quantity_is_refused(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    ds = weather.copy(deep=True)
+    ds["t2m"].values[:] = weather["t2m"].values - 273.15  # still said to be in K
+    ds.to_netcdf(tmp_path / "celsius.nc")
+    with pytest.raises(DataError, match=r"t2m of 2001-01-20T06 lies \d+ standard deviations.*cannot be the same quantity") as error:
+        forecast(tiny_model, tmp_path / "celsius.nc", tmp_path / "fc.nc")
+    assert error.value.exit_code == 3 and sorted(p.name for p in tmp_path.iterdir()) == ["celsius.nc"]
+    ds["t2m"].values[:] = weather["t2m"].values + 6 * weather["t2m"].values.std()
+    ds.to_netcdf(tmp_path / "warm.nc")
+    said: list[str] = []
+    produce_forecast(tiny_model, tmp_path / "warm.nc", init=INIT, lead_time=21600, out=tmp_path / "fc.nc", echo=said.append)
+    assert sum("t2m of 2001-01-20T06 lies 6 standard deviations" in line for line in said) == 1, said
+
+
 def test_a_missing_value_in_the_first_state_is_refused(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
     ds = weather.copy(deep=True)
     ds["t2m"].loc[{"time": "2001-01-20T06"}][2, 3] = np.nan

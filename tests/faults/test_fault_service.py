@@ -85,6 +85,22 @@ def test_killed_ten_times_or_shared_by_two_processes_the_files_are_those_of_one_
         assert (tmp_path / other / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes(), other
 
 
+def test_scores_while_running_are_those_of_the_file_to_the_last_digit(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_open import score
+    from afno_forecast.verify.while_running import score_session
+
+    options = Options(members=3, perturbation=Perturbation("white"), scoring=lambda session, s: score_session(session, s, tiny_store,
+                                                                                                              tmp_path / "online.nc"))
+    ask = {"init": "2001-01-28T06/2001-02-09T06/4d", "lead_time": 43200, "batch_size": 2, "options": options, "echo": [].append}
+    assert produce_forecast(tiny_model, tiny_store, out=None, **ask) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["online.csv", "online.nc"], "no field is kept"
+    produce_forecast(tiny_model, tiny_store, out=tmp_path / "fc.zarr", **ask)
+    list(score(tmp_path / "fc.zarr", [tiny_store], tmp_path / "offline.nc", None, None))
+    with xr.open_dataset(tmp_path / "online.nc") as online, xr.open_dataset(tmp_path / "offline.nc") as offline:
+        xr.testing.assert_identical(online, offline)
+        assert {"crps", "spread_skill", "acc"} <= set(online.metric.values.tolist())
+
+
 def test_members_are_the_same_in_any_batch(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
     files = []
     for batch in (1, 4, 7):

@@ -46,6 +46,15 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 1000, name
 
 
+def test_the_python_of_the_readme_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))}
+        done = subprocess.run([sys.executable, "-W", "error", "-c", block], env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
+
+
 def test_every_config_loads_and_the_packaged_quickstart_is_the_same() -> None:
     from afno_forecast.experiment import load_experiment
 
