@@ -59,7 +59,7 @@ class Perturbation:
     """
 
     method: Method
-    amplitude: float = 0.3
+    amplitude: float = 1.0
     seed: int = 0
     length_km: float = 1000.0
     cycles: int = 8

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..distributed import place
 from ..errors import ConfigError, ResourceError
 
 
@@ -28,12 +29,12 @@ class Share:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Share:
-        """What torchrun says in RANK and WORLD_SIZE; a single process without it. Raises ConfigError when they contradict each other."""
-        texts = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
-        if not all(t.isascii() and t.isdecimal() for t in texts) or int(texts[0]) >= int(texts[1]):
-            raise ConfigError(f"RANK={texts[0]} and WORLD_SIZE={texts[1]} do not describe a process", where="environment",
-                              fix="unset both, or start with torchrun")
-        return cls(int(texts[0]), int(texts[1]))
+        """What torchrun or srun says; a single process without them. Raises ConfigError when what they say is no process."""
+        found = place(environment)
+        if not 0 <= found.rank < found.world_size:
+            raise ConfigError(f"rank {found.rank} of {found.world_size} does not describe a process", where="environment",
+                              fix="unset RANK and WORLD_SIZE, or start with torchrun")
+        return cls(found.rank, found.world_size)
 
 
 SINGLE = Share()

@@ -187,7 +187,7 @@ def test_two_models_take_turns(tiny_model: Path, tiny_store: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("rank", ["2", "x", "-1"])
 def test_a_process_that_is_none_is_refused(rank: str) -> None:
-    with pytest.raises(ConfigError, match="do not describe a process"):
+    with pytest.raises(ConfigError, match=r"does not describe a process|must be numbers"):
         Share.from_environment({"RANK": rank, "WORLD_SIZE": "2"})
 
 
