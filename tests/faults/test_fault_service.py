@@ -95,7 +95,7 @@ def test_scores_while_running_are_those_of_the_file_to_the_last_digit(tiny_model
     assert produce_forecast(tiny_model, tiny_store, out=None, **ask) is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["online.csv", "online.nc"], "no field is kept"
     produce_forecast(tiny_model, tiny_store, out=tmp_path / "fc.zarr", **ask)
-    list(score(tmp_path / "fc.zarr", [tiny_store], tmp_path / "offline.nc", None, None))
+    list(score(tmp_path / "fc.zarr", [tiny_store], tmp_path / "offline.nc"))
     with xr.open_dataset(tmp_path / "online.nc") as online, xr.open_dataset(tmp_path / "offline.nc") as offline:
         xr.testing.assert_identical(online, offline)
         assert {"crps", "spread_skill", "acc"} <= set(online.metric.values.tolist())
