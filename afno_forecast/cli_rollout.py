@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("--levels", type=NamesList(), help="Levels to keep, hPa, of variables named without one: 500,850. [default: all]")
 @click.option("--region", type=Numbers("W/E/S/N"), help="Part of the map to keep, in degrees: -30/60/30/75.")
 @click.option("--members", type=click.IntRange(1), help="Forecasts from each init time. Several MODELs take turns.")
-@click.option("--perturb", type=click.Choice(["white", "correlated", "bred", "lagged"]), help="How members differ: noise in every cell; "
-              "random fields on the sphere; bred vectors of the model; earlier starts.")
+@click.option("--perturb", type=click.Choice(["white", "correlated", "bred", "lagged", "model"]), help="How members differ: noise in "
+              "every cell; random fields on the sphere; bred vectors of the model; earlier starts; noise that the model was trained to read.")
 @click.option("--amplitude", type=click.FloatRange(0), help="Of perturbations, in standard deviations of a model step's change. [default: 1]")
 @click.option("--seed", type=click.IntRange(0), help="Of perturbations; members depend on it, not on batch or processes. [default: 0]")
 @click.option("--length-scale", type=click.FloatRange(1), metavar="KM", help="Of correlated fields. [default: 1000]")

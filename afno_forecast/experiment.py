@@ -274,9 +274,8 @@ def _build(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
     try:
         forecaster = build_forecaster(experiment.model, inputs)
         forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        num_channels = forecaster.history * len(forecaster.channels) + forecaster.forcing.num_channels
         with torch.no_grad():
-            forecaster.backbone(torch.zeros(1, num_channels, *inputs.grid.shape, device=forecaster.area_weights_HW.device),
+            forecaster.backbone(torch.zeros(1, forecaster.num_inputs, *inputs.grid.shape, device=forecaster.area_weights_HW.device),
                                 *forecaster.condition(forecaster.time_step, 1))
     except (ValueError, RuntimeError) as error:
         if isinstance(error, ForecastError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):

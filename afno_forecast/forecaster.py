@@ -1,6 +1,6 @@
 """The only definition of a model step, in physical units."""
 
-# B batch, T history, S time step, C channel, F forcing, D condition, H latitude row, W longitude column
+# B batch, T history, S time step, C channel, F forcing, N noise channel, D condition, H latitude row, W longitude column
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from .channels import ChannelSet
 from .config import Strict
+from .constraints import Constraints, ConstraintsConfig
 from .errors import ConfigError
 from .forcing import FORCINGS, Forcing
 from .grid import Grid
 from .nn.backbone import BackboneConfig, HierarchicalConfig, PlainConfig, build_backbone
+from .nn.jitter import rolled
 from .nn.legacy import LegacyConfig
+from .noise import NoiseFields
 from .normalize import Normalizer
 from .times import format_duration, parse_duration
 from .vocabulary import VARIABLES
@@ -40,15 +43,15 @@ class Forecaster(nn.Module):
     the longest.
 
     Args:
-        backbone: maps (B, T * C + F, H, W) to (B, C, H, W); with several steps it also takes a condition (B, 1).
+        backbone: maps (B, T * C + F + N, H, W) to (B, C, H, W); with several steps it also takes a condition (B, 1).
         normalizer: statistics of the channels, with the tendency's for each step.
-        forcing: gives the forcing at any time.
+        forcing: gives the forcing at any time; its grid is the forecaster's.
         channels: prognostic channels, in tensor order.
-        grid: the grid of training, canonical.
-        time_step: seconds; with several steps the shortest, which is the spacing of history and outputs.
-        longer_steps: seconds of the other steps, multiples of `time_step`, ascending.
+        time_steps: seconds, multiples of the first, ascending; the shortest is the spacing of history and outputs.
         history: T, how many past states are read.
         predicts: what the network gives.
+        constraints: what every step keeps; nothing by default.
+        noise: fields that members of an ensemble differ by; none by default.
 
     Raises ConfigError for steps that cannot be combined (see `check_steps`), or whose statistics are missing.
     """
@@ -56,12 +59,13 @@ class Forecaster(nn.Module):
     area_weights_HW: Tensor
     conditions_SD: Tensor
 
-    def __init__(self, backbone: nn.Module, normalizer: Normalizer, forcing: Forcing, *, channels: ChannelSet, grid: Grid, time_step: int,
-                 longer_steps: Sequence[int] = (), history: int = 1, predicts: Predicts = "tendency") -> None:
+    def __init__(self, backbone: nn.Module, normalizer: Normalizer, forcing: Forcing, *, channels: ChannelSet, time_steps: Sequence[int],
+                 history: int = 1, predicts: Predicts = "tendency", constraints: Constraints | None = None,
+                 noise: NoiseFields | None = None) -> None:
         super().__init__()
         if history < 1:
             raise ConfigError(f"history must be at least 1, got {history}")
-        self.time_steps = (time_step, *longer_steps)
+        self.time_steps = tuple(time_steps)
         check_steps(self.time_steps, history)
         if normalizer.num_steps != len(self.time_steps):
             raise ConfigError(f"statistics of tendencies for {normalizer.num_steps} time steps do not fit a model with {len(self.time_steps)}")
@@ -69,17 +73,24 @@ class Forecaster(nn.Module):
         self.normalizer = normalizer
         self.forcing = forcing
         self.channels = channels
-        self.grid = grid
-        self.time_step = time_step
+        self.grid = forcing.grid
+        self.time_step = self.time_steps[0]
         self.history = history
         self.predicts = predicts
-        self.register_buffer("area_weights_HW", torch.from_numpy(grid.area_weights()).float(), persistent=False)
+        self.constraints = constraints or Constraints(channels, ConstraintsConfig())
+        self.noise = noise
+        self.register_buffer("area_weights_HW", torch.from_numpy(self.grid.area_weights()).float(), persistent=False)
         self.register_buffer("conditions_SD", encode_steps(self.time_steps), persistent=False)
 
     @property
     def calendar(self) -> str:
         """Calendar of the instants it was trained on."""
         return self.forcing.calendar
+
+    @property
+    def num_inputs(self) -> int:
+        """Channels that the network reads: T * C + F + N."""
+        return self.history * len(self.channels) + self.forcing.num_channels + (self.noise.num_channels if self.noise is not None else 0)
 
     def tendency_std(self, time_step: int) -> Tensor:
         """Standard deviation of the change over one of the model's steps (seconds), physical units, shape (C,). Raises ConfigError."""
@@ -96,23 +107,33 @@ class Forecaster(nn.Module):
                               fix=f"use {' or '.join(map(format_duration, self.time_steps))}")
         return self.time_steps.index(time_step)
 
-    def forward(self, history_BTCHW: Tensor, forcing_BFHW: Tensor, time_step: int | None = None) -> Tensor:
+    def forward(self, history_BTCHW: Tensor, forcing_BFHW: Tensor, time_step: int | None = None, *, noise_BNHW: Tensor | None = None,
+                roll: tuple[int, int] = (0, 0)) -> Tensor:
         """The next state.
 
         Args:
             history_BTCHW: past states in physical units, oldest first, `self.time_step` apart.
             forcing_BFHW: `self.forcing` at the instant of the newest state, for this step.
             time_step: seconds, one of `self.time_steps`; the shortest by default.
+            noise_BNHW: `self.noise` at the instant of the next state; zeros by default, which is the unperturbed step.
+            roll: rows and columns by which all that the network reads is rolled, and its answer rolled back; see `nn.jitter`.
 
         Returns:
-            state (B, C, H, W), one step after the newest, physical units, float32.
+            state (B, C, H, W), one step after the newest, physical units, float32, within the constraints.
         """
         step = self.time_step if time_step is None else time_step
-        scores_BDHW = self.normalizer.encode(history_BTCHW).flatten(1, 2)
-        scaled_BCHW = self.backbone(torch.cat([scores_BDHW, forcing_BFHW], dim=1), *self.condition(step, len(history_BTCHW)))
+        inputs = [self.normalizer.encode(history_BTCHW).flatten(1, 2), forcing_BFHW]
+        if self.noise is not None:
+            silence = forcing_BFHW.new_zeros(len(forcing_BFHW), self.noise.num_channels, *forcing_BFHW.shape[2:])
+            inputs.append(silence if noise_BNHW is None else noise_BNHW)
+        network_input, condition = torch.cat(inputs, dim=1), self.condition(step, len(history_BTCHW))
+        scaled_BCHW = rolled(self.backbone, network_input, *condition, roll=roll) if any(roll) else self.backbone(network_input, *condition)
         if self.predicts == "state":
-            return self.normalizer.decode(scaled_BCHW)
-        return history_BTCHW[:, -1] + self.normalizer.decode_tendency(scaled_BCHW, self._number_of(step))
+            state_BCHW = self.normalizer.decode(scaled_BCHW)
+        else:
+            state_BCHW = history_BTCHW[:, -1] + self.normalizer.decode_tendency(scaled_BCHW, self._number_of(step))
+        kept_BCHW: Tensor = self.constraints(state_BCHW, history_BTCHW[:, -1], self.area_weights_HW)
+        return kept_BCHW
 
 
 def encode_steps(time_steps: Sequence[int]) -> Tensor:
@@ -154,6 +175,11 @@ class ModelConfig(Strict):
     """What the network gives: the tendency, or the next state itself (published weights that were trained so)."""
     vector_parity: bool = False
     """Where the network's first layer sees over a pole, components of the wind change sign. Their mean is then not taken off."""
+    noise_lengths_km: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """An input of noise for each: random fields on the sphere, new at every step, smooth over this length (km), for example [500, 1000, 2000].
+    Members of an ensemble differ by them; train with training.loss.kind crps. Empty: a model without noise."""
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    """What every step keeps: channels that are never negative, global means that do not change."""
     backbone: Annotated[PlainConfig | HierarchicalConfig | LegacyConfig, Field(discriminator="kind")]
     """The network."""
 
@@ -216,19 +242,21 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
         raise ConfigError(f"the model is to step {', '.join(map(format_duration, steps))}; the statistics are for "
                           f"{', '.join(map(format_duration, inputs.time_steps))}", where="model.time_steps", fix="use the steps it was trained with")
     num_channels = len(inputs.channels)
+    noise = NoiseFields(config.noise_lengths_km, inputs.grid) if config.noise_lengths_km else None
+    num_others = forcing.num_channels + len(config.noise_lengths_km)
     if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
         raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
                           f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
     parity = _vector_parity(config, inputs.channels)
     network, extent = _on_grid(_conditioned(config.backbone, len(steps)), inputs)
-    backbone = build_backbone(network, config.history * num_channels + forcing.num_channels, num_channels, inputs.grid.boundary,
-                              parity=None if parity is None else [*parity * config.history, *[1] * forcing.num_channels], extent=extent)
+    backbone = build_backbone(network, config.history * num_channels + num_others, num_channels, inputs.grid.boundary,
+                              parity=None if parity is None else [*parity * config.history, *[1] * num_others], extent=extent)
     mean = inputs.mean if parity is None else np.where(np.array(parity) < 0, 0.0, inputs.mean)  # a sign changes about zero
     scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
     tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
     normalizer = Normalizer(inputs.channels.shorts, mean, inputs.std, np.stack([tendency_std, *inputs.longer.values()]))
-    return Forecaster(backbone, normalizer, forcing, channels=inputs.channels, grid=inputs.grid, time_step=inputs.time_step,
-                      longer_steps=tuple(inputs.longer), history=config.history, predicts=config.predicts)
+    return Forecaster(backbone, normalizer, forcing, channels=inputs.channels, time_steps=inputs.time_steps, history=config.history,
+                      predicts=config.predicts, constraints=Constraints(inputs.channels, config.constraints), noise=noise)
 
 
 def _vector_parity(config: ModelConfig, channels: ChannelSet) -> list[int] | None:

@@ -121,7 +121,7 @@ def spectral_crps(prediction: Tensor, target: Tensor, area_weights_HW: Tensor, s
         x, y = (torch.view_as_real(_zonal(field, scale_C)).flatten(-2) for field in (prediction, target))
         number = x.shape[-1]
         score = fair_crps(x, y, area_weights_HW.mean(-1, keepdim=True), torch.ones_like(scale_C), channel_weights_C, fairness=fairness)
-        return score * number
+        return score * float(number)
 
 
 def _scaled(field: Tensor, scale_C: Tensor) -> Tensor:
@@ -131,7 +131,8 @@ def _scaled(field: Tensor, scale_C: Tensor) -> Tensor:
 
 def _zonal(field: Tensor, scale_C: Tensor) -> Tensor:
     """Zonal Fourier coefficients in units of the channel; the mean is the first; complex (..., C, H, M)."""
-    return torch.fft.rfft(_scaled(field, scale_C), norm="forward")
+    coefficients: Tensor = torch.fft.rfft(_scaled(field, scale_C), norm="forward")
+    return coefficients
 
 
 def _power(coefficients: Tensor) -> Tensor:

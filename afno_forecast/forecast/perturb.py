@@ -11,6 +11,7 @@ channel's change over a model step. Draws depend on (seed, init time, pair, chan
   rescaled after every model step in each hemisphere to the amplitude (root of the mean over area and channels, poleward of 20 degrees; factors
   interpolated linearly in latitude between 20 S and 20 N), seeds the next one. All channels are scaled together, so their balance is the model's.
 - `lagged`: member m is the forecast started (m - 1) x lag before the init time.
+- `model`: all members start from the analysis and read other noise at every step (`noise.py`); for models trained with noise channels. No pairs.
 """
 
 # B batch (init and member), T history, C channel, H latitude row, W longitude column
@@ -30,11 +31,12 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..forecaster import Forecaster
 from ..grid import LatLonGrid
+from ..noise import NoiseDraw
+from ..sphere import EARTH_RADIUS_KM, SMOOTHNESS, random_fields, truncation
 from ..times import format_duration
 from .rollout import rollout
-from .sphere import EARTH_RADIUS_KM, SMOOTHNESS, random_fields, truncation
 
-Method = Literal["white", "correlated", "bred", "lagged"]
+Method = Literal["white", "correlated", "bred", "lagged", "model"]
 Histories = Callable[[NDArray[np.int64]], Tensor]  # init times (B,) -> analyses (B, T, C, H, W)
 Float = NDArray[np.float64]
 _TROPICS = 20.0  # degrees
@@ -95,6 +97,8 @@ class Perturbation:
         facts: dict[str, str] = {"perturbation": self.method}
         if self.method == "lagged":
             return facts | {"perturbation_lag": format_duration(self._lag(forecaster.time_step))}
+        if self.method == "model":
+            return facts | {"perturbation_seed": str(self.seed), "perturbation_noise": "fields that the network reads at every step"}
         facts |= {"perturbation_seed": str(self.seed), "perturbation_pairs": "members 2k-1 and 2k start from the analysis plus and minus the same",
                   "perturbation_amplitude": f"{self.amplitude:g} times the standard deviation of {_unit(forecaster)}"}
         if self.method == "bred":
@@ -125,6 +129,8 @@ def make_histories(perturbation: Perturbation, forecaster: Forecaster, analyses:
     if perturbation.method == "lagged":
         return _lagged(perturbation, forecaster, analyses, init_seconds, members)
     history_BTCHW = analyses(init_seconds)
+    if perturbation.method == "model":
+        return history_BTCHW
     pairs = members // 2
     if perturbation.method == "bred":
         difference_BTCHW, _ = breed(perturbation, forecaster, analyses, init_seconds, pairs)
@@ -132,6 +138,18 @@ def make_histories(perturbation: Perturbation, forecaster: Forecaster, analyses:
         difference_BTCHW = draw(perturbation, forecaster, init_seconds, pairs)[:, None].to(history_BTCHW)
     sign_B = torch.from_numpy(1 - 2 * (members % 2)).to(history_BTCHW)
     return _keep_nonnegative(history_BTCHW + sign_B[:, None, None, None, None] * difference_BTCHW, history_BTCHW, forecaster)
+
+
+def noise_of(perturbation: Perturbation | None, members: NDArray[np.int64]) -> NoiseDraw | None:
+    """What the steps of members (numbers from 0) read, where it is the model that perturbs."""
+    return NoiseDraw(perturbation.seed, members) if perturbation is not None and perturbation.method == "model" else None
+
+
+def require_noise(perturbation: Perturbation | None, forecaster: Forecaster) -> None:
+    """Raise ConfigError where the model is to perturb and reads no noise."""
+    if perturbation is not None and perturbation.method == "model" and forecaster.noise is None:
+        raise ConfigError("the model reads no noise: its members would be copies of each other", where="--perturb model",
+                          fix="use --perturb bred, or train a model with model.noise_lengths_km and training.loss.kind=crps")
 
 
 def draw(perturbation: Perturbation, forecaster: Forecaster, init_seconds: NDArray[np.int64], pairs: NDArray[np.int64]) -> Tensor:

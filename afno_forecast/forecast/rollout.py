@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from ..forecaster import Forecaster
+from ..noise import NoiseDraw
 from ..times import format_duration
 
 
@@ -35,11 +36,11 @@ class State:
 
 
 def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64], num_steps: int, *,
-            time_steps: Sequence[int] | None = None, leads: Collection[int] | None = None) -> Iterator[State]:
+            time_steps: Sequence[int] | None = None, leads: Collection[int] | None = None, noise: NoiseDraw | None = None,
+            step: Callable[..., Tensor] | None = None) -> Iterator[State]:
     """Step the forecaster to multiples of its shortest step, feeding states back; gradients flow through all steps.
 
     A forecaster with several steps reaches each lead time by its longest steps first: with 6, 12 and 24 h, a lead of 66 h is 24 + 24 + 12 + 6 h.
-    Each state is made by one evaluation of the network, from an earlier state of the same forecast.
 
     Args:
         forecaster: the model step.
@@ -48,24 +49,25 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         num_steps: how many states, one every shortest step; memory does not grow with it when gradients are off.
         time_steps: which of the forecaster's steps to take, seconds, ascending; all by default.
         leads: which of the states are wanted, as `State.step`; others are made only where a wanted one is made from them. All by default.
+        noise: the noise that each row's steps read, for a forecaster with noise channels; without it, every step is unperturbed.
+        step: called in place of the forecaster, with the same arguments; for training, which rolls, recomputes and the like.
 
     Yields:
-        a `State` for each that is made, in order of lead time; where gradients are off, its fields may be changed in place before the next
-            one is asked for, which those that are made from it follow.
+        a `State` for each that is made, in order of lead time; without gradients, changes of its fields are followed by those made from it.
 
     Raises:
         DataError: the history's length or the number of init times does not fit.
-        ConfigError: the forecaster has no such step, or they cannot be combined.
+        ConfigError: the forecaster has no such step, or they cannot be combined; noise for a forecaster that reads none.
     """
     if history_BTCHW.shape[1] != forecaster.history or len(init_seconds) != history_BTCHW.shape[0]:
         raise DataError(f"history of shape {tuple(history_BTCHW.shape)} and {len(init_seconds)} init times do not fit a model that reads "
                         f"{forecaster.history} states")
     steps = forecaster.time_steps if time_steps is None else tuple(time_steps)
-    if not steps or any(step % steps[0] for step in steps):
+    if not steps or any(s % steps[0] for s in steps):
         raise ConfigError(f"steps of {', '.join(map(format_duration, steps)) or 'nothing'} do not reach every lead time",
                           fix="give ascending multiples of the first")
     unit = steps[0]
-    ratios = tuple(step // unit for step in reversed(steps))
+    ratios = tuple(s // unit for s in reversed(steps))
     needed = None if leads is None else _on_the_way(leads, ratios)
     start_seconds = np.asarray(init_seconds, dtype=np.int64)
     histories = {0: history_BTCHW}
@@ -75,11 +77,19 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         length = last_step(lead, ratios)
         begin = lead - length
         past_BTCHW = histories[begin]
-        state_BCHW = forecaster(past_BTCHW, forecaster.forcing(start_seconds + begin * unit, length * unit), length * unit)
-        yield State(lead, lead * unit, start_seconds + lead * unit, state_BCHW)
+        valid_seconds = start_seconds + lead * unit
+        drawn = {} if noise is None else {"noise_BNHW": _draw(forecaster, noise, valid_seconds)}
+        state_BCHW = (step or forecaster)(past_BTCHW, forecaster.forcing(start_seconds + begin * unit, length * unit), length * unit, **drawn)
+        yield State(lead, lead * unit, valid_seconds, state_BCHW)
         histories[lead] = torch.cat([past_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
         del past_BTCHW
         histories = {at: history for at, history in histories.items() if _is_read_after(lead, at, ratios)}
+
+
+def _draw(forecaster: Forecaster, noise: NoiseDraw, valid_seconds: NDArray[np.int64]) -> Tensor:
+    if forecaster.noise is None:
+        raise ConfigError("the model reads no noise: its members would be copies of each other", fix="train it with model.noise_lengths_km")
+    return forecaster.noise(noise, valid_seconds)  # type: ignore[no-any-return]
 
 
 def last_step(lead: int, ratios: Sequence[int]) -> int:

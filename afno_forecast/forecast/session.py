@@ -28,7 +28,7 @@ from ..forecaster import Forecaster
 from ..times import format_duration, format_instant, parse_duration
 from .hooks import ForecastState
 from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits
-from .perturb import Perturbation, make_histories
+from .perturb import Perturbation, make_histories, noise_of, require_noise
 from .rollout import rollout
 from .selection import require_whole_steps
 
@@ -124,7 +124,7 @@ class Session:
         init_seconds = self.inits[indices]
         with torch.no_grad():
             history = self._history(forecaster, init_seconds, members)
-            steps = rollout(forecaster, history, init_seconds, self.num_steps, leads=leads)
+            steps = rollout(forecaster, history, init_seconds, self.num_steps, leads=leads, noise=noise_of(self.perturbation, members))
             del history
         while True:
             with torch.no_grad():  # not across the yield: it would stay on in the caller; no inference mode: hooks may change the state
@@ -194,6 +194,7 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for forecaster in forecasters:
         require_fit(forecaster, states)
+        require_noise(perturbation, forecaster)
         forecaster.to(device)
     inits = select_inits(init, states, history=max(f.history for f in forecasters), time_step=first.time_step)
     rows = _all_rows(forecasters, states, inits, perturbation, members or 1)

@@ -124,6 +124,7 @@ def parallelize(forecaster: Forecaster, mesh: Mesh, *, sharded: bool = False, ch
         layout.rows = split_network(forecaster.backbone, forecaster.grid.shape[0], mesh, forecaster.grid.boundary)
     if layout.rows is not None:
         layout.area_share = _keep_own_rows(forecaster, layout.rows)
+        forecaster.constraints.rows = mesh.spatial
     if layout.sharded:
         shard_weights(blocks, forecaster.backbone, mesh)
     return layout
@@ -133,6 +134,8 @@ def _keep_own_rows(forecaster: Forecaster, rows: Rows) -> float:
     """Cut area weights and forcing to this process' rows; returns their share of the area."""
     whole = forecaster.area_weights_HW
     forecaster.area_weights_HW = whole[rows.own].clone()
+    if forecaster.noise is not None:
+        forecaster.noise.keep_rows(rows.own)
     forcing = forecaster.forcing
     forcing.static_SHW = forcing.static_SHW[:, rows.own].clone()
     forcing.grid = forcing.grid.rows(rows.own)

@@ -64,7 +64,7 @@ class Setting:
         small = {"kind": "plain", "width": 8, "depth": 0}
         model = self.experiment.model.model_validate({**self.experiment.model.model_dump(exclude={"backbone"}), "backbone": small})
         made = build_forecaster(model, self.inputs)
-        num_in = made.history * len(made.channels) + made.forcing.num_channels
+        num_in = made.num_inputs
         torch.manual_seed(seed)
         made.backbone = build(num_in, len(made.channels), self.inputs.grid.shape, self.inputs.grid.boundary)
         return made

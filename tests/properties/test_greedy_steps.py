@@ -90,8 +90,8 @@ def make(network: type[Known], steps: tuple[int, ...], *, state: bool = False) -
     seconds = [hours * HOUR for hours in steps]
     forcing = Forcing(("sin_local_time",), {}, GRID, calendar="proleptic_gregorian", time_step=seconds[0])
     mean, std = ([0.0, 0.0], [1.0, 1.0]) if state else (MEAN, STD)
-    return Forecaster(network(steps), Normalizer(CHANNELS.shorts, mean, std, tendency_stds(steps)), forcing, channels=CHANNELS, grid=GRID,
-                      time_step=seconds[0], longer_steps=seconds[1:], predicts="state" if state else "tendency")
+    return Forecaster(network(steps), Normalizer(CHANNELS.shorts, mean, std, tendency_stds(steps)), forcing, channels=CHANNELS,
+                      time_steps=seconds, predicts="state" if state else "tendency")
 
 
 def start() -> Tensor:

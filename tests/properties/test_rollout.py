@@ -56,7 +56,7 @@ class AddsForcing(nn.Module):
 
 def make(network: type[nn.Module], history: int = 1) -> Forecaster:
     forcing = Forcing(("cos_latitude", "sin_local_time"), {}, GRID, calendar="proleptic_gregorian", time_step=STEP)
-    return Forecaster(network(history), Normalizer(CHANNELS.shorts, MEAN, STD, TENDENCY), forcing, channels=CHANNELS, grid=GRID, time_step=STEP,
+    return Forecaster(network(history), Normalizer(CHANNELS.shorts, MEAN, STD, TENDENCY), forcing, channels=CHANNELS, time_steps=(STEP,),
                       history=history)
 
 

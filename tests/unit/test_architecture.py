@@ -23,6 +23,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "config": (0, {"yaml", "pydantic", "pydantic_core"}),
     "grid": (1, NAMED), "times": (1, NAMED), "nn": (1, {"torch"}), "losses": (1, {"torch"}), "distributed": (1, {"torch"}),
     "channels": (2, NAMED | {"torch"}), "forcing": (2, NAMED | {"torch"}), "normalize": (2, NAMED | {"torch"}),
+    "sphere": (2, {"numpy"}), "noise": (2, {"numpy", "torch"}), "constraints": (2, {"torch", "pydantic"}),
     "data": (3, NAMED | {"torch", "dask", "zarr", "netCDF4", "cfgrib", "eccodes", "h5py", "pydantic", "numcodecs", "google_crc32c",
              "distributed", "dask_jobqueue"}),
     "forecaster": (3, {"torch", "numpy", "pydantic"}),
@@ -39,6 +40,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
 # One layer down is the rule; within a layer only these look at a neighbour. There is no cycle (tested below).
 NEIGHBOURS = {
     ("documents", "errors"), ("faults", "documents"), ("faults", "errors"), ("config", "documents"), ("config", "faults"), ("config", "errors"),
+    ("constraints", "channels"), ("noise", "sphere"),
     ("demo", "experiment"), ("experiment", "experiment_steps"), ("forecast", "model_folder"), ("verify", "forecast"),
 }
 # What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.

@@ -78,7 +78,8 @@ def waves(*shape: int) -> torch.Tensor:
 def test_the_amplitude_aware_loss_is_the_mean_square_where_the_amplitudes_are_right_and_more_elsewhere(columns: int) -> None:
     target, scale, weights = waves(2, 3, 5, columns), torch.tensor([1.0, 2.0, 0.1]).double(), area(5, columns)
     turned = target.roll(3, -1)  # the same amplitudes, other phases
-    torch.testing.assert_close(amplitude_aware_mse(turned, target, weights, scale), area_weighted_mse(turned, target, weights, scale), rtol=1e-9, atol=0)
+    arguments = (turned, target, weights, scale)
+    torch.testing.assert_close(amplitude_aware_mse(*arguments), area_weighted_mse(*arguments), rtol=1e-9, atol=0)
     for prediction in (waves(2, 3, 5, columns), 0.3 * target, target + 1):
         mean_square = area_weighted_mse(prediction, target, weights, scale)
         assert amplitude_aware_mse(prediction, target, weights, scale) >= mean_square * (1 - 1e-9)

@@ -10,10 +10,10 @@ from afno_forecast.errors import ConfigError
 from afno_forecast.forcing import Forcing
 from afno_forecast.forecast.perturb import Perturbation, breed, draw, make_histories, random_generator
 from afno_forecast.forecast.rollout import rollout
-from afno_forecast.forecast.sphere import legendre, matern_spectrum, random_fields, synthesise, truncation
 from afno_forecast.forecaster import Forecaster
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.normalize import Normalizer
+from afno_forecast.sphere import legendre, matern_spectrum, random_fields, synthesise, truncation
 from afno_forecast.times import parse_instant
 
 STEP = 21600
@@ -39,7 +39,7 @@ class Grows(nn.Module):
 
 def make(grid: LatLonGrid = GRID, history: int = 1) -> Forecaster:
     forcing = Forcing(("cos_latitude",), {}, grid, calendar="proleptic_gregorian", time_step=STEP)
-    return Forecaster(Grows(grid, history), Normalizer(CHANNELS.shorts, MEAN, STD, TENDENCY), forcing, channels=CHANNELS, grid=grid, time_step=STEP,
+    return Forecaster(Grows(grid, history), Normalizer(CHANNELS.shorts, MEAN, STD, TENDENCY), forcing, channels=CHANNELS, time_steps=(STEP,),
                       history=history)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid import LatLonGrid
+from .grid import LatLonGrid
 
 Float = NDArray[np.float64]
 EARTH_RADIUS_KM = 6371.0
