@@ -38,7 +38,7 @@ def write_source(folder: Path, megabytes: float) -> int:
         variables = {}
         for c in range(CHANNELS):
             values = (280 + c + 10 * wave * random.normal(size=(count, 1, 1)) + random.normal(size=(count, ROWS, COLUMNS))).astype("f4")
-            variables[f"q{c:02d}"] = (("time", "latitude", "longitude"), values, {"units": "K"})
+            variables[f"tracer{c:02d}"] = (("time", "latitude", "longitude"), values, {"units": "K"})
         ds = xr.Dataset(variables, {"time": times, "latitude": ("latitude", np.linspace(-89, 89, ROWS), {"units": "degrees_north"}),
                                     "longitude": ("longitude", np.arange(COLUMNS) * 2.0, {"units": "degrees_east"})})
         encoding = {name: {"zlib": True, "complevel": 1, "shuffle": True, "chunksizes": (1, ROWS, COLUMNS)} for name in variables}
