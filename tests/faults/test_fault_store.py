@@ -69,7 +69,7 @@ def test_a_build_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(tmp_p
     process.stdout.close()
     duration = time.monotonic() - begin
     moments = random.Random(4)
-    for _ in range(4):
+    for _ in range(10):
         process = start(out)
         time.sleep(moments.uniform(0.05, 0.6) * duration)
         process.send_signal(signal.SIGKILL)
