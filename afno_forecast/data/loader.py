@@ -117,7 +117,7 @@ class Loader:
         self._history = history
         self._period = (start, end)
         self._batch_size = batch_size
-        self._seed = seed
+        self.seed = seed
         height, width = store.grid.shape
         rows = self.delivery.rows or slice(0, height)
         if not 0 <= rows.start < rows.stop <= height or rows.step not in (None, 1):
@@ -180,8 +180,8 @@ class Loader:
 
         def draw(number: int) -> NDArray[np.int64]:
             count, offset = divmod(position + number * self._batch_size, self._batch_size)
-            step, before = draw_step(steps, count, seed=self._seed, stage=stage)
-            order = sample_order(len(windows[step]), self._batch_size, seed=self._seed, stage=stage, position=before * self._batch_size + offset,
+            step, before = draw_step(steps, count, seed=self.seed, stage=stage)
+            order = sample_order(len(windows[step]), self._batch_size, seed=self.seed, stage=stage, position=before * self._batch_size + offset,
                                  shuffle=self.delivery.shuffle)
             return windows[step][order[mine]]
 

@@ -1,4 +1,4 @@
-"""The training loop, one screen long, and the loss it descends."""
+"""The training loop, one screen long."""
 
 # B batch, T history, L lead, C channel, H latitude row, W longitude column
 
@@ -22,15 +22,14 @@ from ..config import Strict
 from ..data.loader import Batch, Loader
 from ..distributed import own_share, shared_like, whole
 from ..errors import DivergenceError, ResourceError, Stopped
-from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
-from ..losses import area_weighted_mse
 from ..model_folder import load_weights
 from ..signals import StopFlag
 from ..times import format_instant
 from .checkpoint import Progress, load_newest, save_checkpoint
 from .lockstep import Lockstep
 from .log import RunLog
+from .loss import LossConfig, RolloutLoss
 from .optimizers import OptimizerConfig, Optimizers, WeightAverage
 from .parallel import Layout, ParallelConfig, pieces
 from .schedule import Budget, Stage, check_stages, learning_rate_factor, stage_at
@@ -48,6 +47,8 @@ class TrainingConfig(Strict):
     """Samples in an update."""
     stages: tuple[Stage, ...]
     """Rollout length of the loss, in parts of the budget."""
+    loss: LossConfig = LossConfig()
+    """What is made small."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Muon and AdamW."""
     average: float = Field(default=0.998, ge=0, lt=1)
@@ -93,26 +94,6 @@ def resolve_precision(wanted: Literal["auto", "float32", "bfloat16"], device: to
     return "bfloat16" if seconds[torch.float32] > 1.5 * seconds[torch.bfloat16] else "float32"
 
 
-def rollout_loss(forecaster: Forecaster, batch: Batch, num_steps: int) -> Tensor:
-    """Mean over the steps of the area-weighted squared error in units of each channel's tendency standard deviation.
-
-    Args:
-        forecaster: the model step.
-        batch: states (B, T + L, C, H, W), physical units, with L >= num_steps; their spacing is the step that the forecaster takes.
-        num_steps: model steps; gradients flow through all of them.
-
-    Returns:
-        scalar, float32.
-    """
-    device = forecaster.area_weights_HW.device
-    states_BTCHW = batch.states.to(device, non_blocking=True)
-    history, time_step = forecaster.history, batch.time_step
-    losses = [area_weighted_mse(state.fields_BCHW, states_BTCHW[:, history + state.step - 1], forecaster.area_weights_HW,
-                                forecaster.tendency_std(time_step))
-              for state in rollout(forecaster, states_BTCHW[:, :history], batch.seconds[:, history - 1], num_steps, time_steps=(time_step,))]
-    return torch.stack(losses).mean()
-
-
 @dataclass
 class Run:
     """Everything that changes during a training, and where it is kept."""
@@ -124,9 +105,13 @@ class Run:
     config: TrainingConfig
     folder: Path
     layout: Layout = field(default_factory=Layout)
+    seed: int = 0
     progress: Progress = field(default_factory=Progress)
     batches: Iterator[Batch] | None = None
     seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.loss = RolloutLoss(self.config.loss, self.forecaster, seed=self.seed, layout=self.layout)
 
     def next_batch(self, stage: int) -> Batch:
         """The next batch of a stage; a new stage starts its own order."""
@@ -156,7 +141,7 @@ class Run:
         parts = []
         for piece in pieces(batch, self.config.accumulate):
             with autocast:
-                loss = rollout_loss(self.forecaster, piece, num_steps)
+                loss = self.loss(piece, num_steps, self.progress.train_step)
             (loss * scale).backward()  # type: ignore[no-untyped-call]
             parts.append(loss.detach() * scale)
         self.layout.average_gradients(self.forecaster)
@@ -239,7 +224,8 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
     if config.threads:
         torch.set_num_threads(config.threads)
     layout = layout or Layout()
-    run = Run(forecaster, Optimizers(forecaster, config.optimizer), WeightAverage(forecaster, config.average), loader, config, folder, layout)
+    run = Run(forecaster, Optimizers(forecaster, config.optimizer), WeightAverage(forecaster, config.average), loader, config, folder, layout,
+              loader.seed)
     resumed = resume and run.restore(echo)
     progress = run.progress
     run.seconds_before = progress.seconds

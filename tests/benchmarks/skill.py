@@ -34,9 +34,10 @@ from afno_forecast.data.store import Store
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, build_forecaster
 from afno_forecast.model_folder import load_weights
+from afno_forecast.training.loss import LossConfig, RolloutLoss
 from afno_forecast.training.optimizers import Optimizers, WeightAverage
 from afno_forecast.training.schedule import Budget, Stage
-from afno_forecast.training.train import TrainingConfig, fit, rollout_loss
+from afno_forecast.training.train import TrainingConfig, fit
 from afno_forecast.training.validation import ValidationConfig, Validator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, l
             def update(forecaster: Forecaster = forecaster, optimizers: Optimizers = optimizers, average: WeightAverage = average,
                        batches: Any = batches, steps: int = steps) -> None:
                 optimizers.zero_grad()
-                rollout_loss(forecaster, next(batches), steps).backward()  # type: ignore[no-untyped-call]
+                RolloutLoss(LossConfig(), forecaster)(next(batches), steps).backward()  # type: ignore[no-untyped-call]
                 optimizers.clip()
                 optimizers.step(1e-4)
                 average.update(forecaster)

@@ -22,7 +22,7 @@ from afno_forecast.forecast.produce import Options, produce_forecast
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster
 from afno_forecast.losses import area_weighted_mse
-from afno_forecast.training.train import rollout_loss
+from afno_forecast.training.loss import LossConfig, RolloutLoss
 
 STEPS = ["model.time_steps=[6h, 12h, 24h]", "training.stages=[{until: 0.5, rollout: 1}, {until: 1.0, rollout: 2, time_steps: [24h, 24h, 6h]}]"]
 DAY = 86400
@@ -119,7 +119,7 @@ def test_the_loss_of_a_batch_is_in_units_of_the_change_over_its_step(run: Path, 
     assert isinstance(batch, Batch) and batch.time_step == DAY
     expected = [area_weighted_mse(s.fields_BCHW, batch.states[:, s.step], forecaster.area_weights_HW, forecaster.tendency_std(DAY))
                 for s in rollout(forecaster, batch.states[:, :1], batch.seconds[:, 0], 2, time_steps=(DAY,))]
-    assert rollout_loss(forecaster, batch, 2).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)
+    assert RolloutLoss(LossConfig(), forecaster)(batch, 2).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("override", ["model.time_steps=[24h]", "data.time_step=24h"])
