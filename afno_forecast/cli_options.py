@@ -43,6 +43,30 @@ class GridSize(click.ParamType[tuple[int, int]]):
         return int(rows), int(columns)
 
 
+class Place(click.ParamType[tuple[float, float]]):
+    """Latitude and longitude, `52.5,13.4`, `-33.9,18.4` or `33.9S,18.4E` -> a tuple of degrees, north and east positive."""
+
+    name = "LAT,LON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Split and read the numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip().upper() for part in str(value).split(",")]
+        degrees = [self._degrees(part, letters) for part, letters in zip(parts, ("NS", "EW"), strict=False)]
+        if len(parts) != 2 or None in degrees or abs(degrees[0] or 0) > 90 or abs(degrees[1] or 0) > 360:
+            self.fail(f"'{value}' is not LAT,LON, for example 52.5,13.4 or 33.9S,18.4E", param, ctx)
+        return degrees[0] or 0.0, degrees[1] or 0.0
+
+    @staticmethod
+    def _degrees(text: str, letters: str) -> float | None:
+        number, sign = (text[:-1], -1.0 if text[-1] == letters[1] else 1.0) if text[-1:] and text[-1] in letters else (text, 1.0)
+        try:
+            return sign * float(number) if number == number.strip() else None
+        except ValueError:
+            return None
+
+
 class Numbers(click.ParamType[tuple[float, ...]]):
     """A fixed number of numbers separated by `/`, such as W/E/S/N in degrees -> a tuple of floats."""
 

@@ -1,8 +1,7 @@
-"""A forecast in motion: one frame a lead, the same colours in all, as GIF."""
+"""A forecast in motion: one frame a lead, the same colours in all, as GIF or MP4."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,15 @@ from ..errors import ConfigError, DataError
 from . import canvas, style
 from .boxes import BoxView
 from .canvas import MapPanel
-from .fields import Field, Series, require_values, truth_for
-from .film import Film
+from .choices import Look, When
+from .fields import Field
+from .film import Film, as_gif, write_mp4
 from .maps import method_of, source_text, title_of
+from .series import Series, require_values, truth_for
 from .style import MUTED, say
-from .views import Region, View, view_for
+from .views import View, view_for
+
+_FIRST, _LIGHT = When(), Look(dpi=90)
 
 
 class MotionPage:
@@ -45,7 +48,7 @@ class MotionPage:
         self._film: Film | None = None
         self.figure: Figure = style.new_figure(width, height, dpi)
         shown = [f.values for f in fields] + [t.values for t in truths or () if t is not None]
-        scale = style.magnitude(first.variable, shown)
+        scale = style.magnitude(first.palette, shown)
         left = (width - count * wide - (count - 1) * gap) / 2
         boxes = [((left + i * (wide + gap)) / width, 1.2 / height, wide / width, tall / height) for i in range(count)]
         self.panels = [MapPanel(self.figure, box, view, first.grid, scale, method=method) for box in boxes]
@@ -67,7 +70,6 @@ class MotionPage:
         self._absent.set_visible(len(self.panels) == 2 and truth is None)
         self.texts[1].set_text(style.drawable(style.fit(field.times_text(), self._width - 0.6, 10)))
 
-
     def moving(self) -> list[Any]:
         """The artists that `show` changes, in drawing order."""
         return [a for panel in self.panels for a in panel.moving()] + [self._absent, self.texts[1]]
@@ -78,42 +80,43 @@ class MotionPage:
         return self._film.picture(self.moving())
 
 
-def animate(forecast: xr.Dataset, variable: str, out: Path, *, truth: xr.Dataset | None = None, init: str | None = None, fps: float = 4.0,
-            projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None, style: str = "smooth",
-            dpi: float = 90) -> Path:
-    """Draw a forecast's leads as an animated GIF, with one set of colours over all frames.
+def animate(forecast: xr.Dataset, variable: str, out: Path, *, truth: xr.Dataset | None = None, when: When = _FIRST, look: Look = _LIGHT,
+            fps: float = 4.0) -> Path:
+    """Draw a forecast's leads as an animation, with one set of colours over all frames.
 
     Args:
-        forecast: dims time, prediction_timedelta, [level], latitude, longitude; canonical names and units, any order.
+        forecast: dims [number], time, prediction_timedelta, [level], latitude, longitude; canonical names and units, any order.
         variable: any name a person may type.
-        out: .gif, in a folder that exists.
+        out: .gif, or .mp4 with the extra [video]; in a folder that exists.
         truth: an analysis to show beside it, on the same grid; where it lacks a time, the frame says so.
-        init: `first`, `last` or an ISO date; a single one picks itself.
+        when: init time and member. look: as for `plot_map`.
         fps: frames a second; the last frame stays for a second longer.
-        projection, region, center, style, dpi: as for `plot_map`.
 
     Returns:
         `out`.
 
     Raises:
-        DataError: no such variable or time, no lead times, or a truth that lacks all of them. ConfigError, ResourceError.
+        DataError: no such variable or time, no lead times, or a truth that lacks all of them. ConfigError.
+        ResourceError: `out` cannot be written, or the extra is not installed.
     """
-    out = canvas.check_output(out, (".gif",))
+    out = canvas.check_output(out, (".gif", ".mp4"))
     if not 0.1 <= fps <= 50:
         raise ConfigError(f"{fps:g} frames a second cannot be shown", fix="give --fps between 0.1 and 50")
-    series = Series(forecast, variable)
+    if truth is not None and when.member == "spread":
+        raise ConfigError("there is no truth of an ensemble's spread", fix="leave --truth out, or give --member mean")
+    series = Series(forecast, variable, when.member)
     if series.leads is None:
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file")
-    start = series.instant(init)
+    start = series.instant(when.init)
     fields = [series.at(start, int(lead)) for lead in np.sort(series.leads)]
     require_values(fields)
     truths = None if truth is None else truths_for(fields, Series(truth, variable))
-    page = MotionPage(view_for(series.grid, projection, region, center), fields, truths, dpi=dpi, style_name=style)
+    page = MotionPage(view_for(series.grid, look.projection, look.region, look.center), fields, truths, dpi=look.dpi, style_name=look.style)
     frames = []
     for index, field in enumerate(fields):
         page.show(field, truths[index] if truths else None)
         frames.append(page.picture())
-    return canvas.write_bytes(out, as_gif(frames, fps))
+    return write_mp4(out, frames, fps) if out.suffix.lower() == ".mp4" else canvas.write_bytes(out, as_gif(frames, fps))
 
 
 def truths_for(fields: Sequence[Field], truth: Series) -> list[Field | None]:
@@ -125,20 +128,3 @@ def truths_for(fields: Sequence[Field], truth: Series) -> list[Field | None]:
     if all(there is None for there in found):
         truth_for(fields[0], truth)
     return found
-
-
-def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """Frames of equal size as an endless GIF with one palette of 256 colours, made from the first, middle and last frame."""
-    picks = [frames[0], frames[len(frames) // 2], frames[-1]]
-    sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(picks)))
-    for i, frame in enumerate(picks):
-        sheet.paste(frame, (0, i * frame.height))
-    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    colours = palette.getpalette() or []
-    palette.putpalette([255 if min(colours[i - i % 3: i - i % 3 + 3]) >= 250 else v for i, v in enumerate(colours)])
-    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    each = round(1000 / fps)
-    buffer = io.BytesIO()
-    durations = [each] * (len(flat) - 1) + [each + 1000]
-    flat[0].save(buffer, format="GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
-    return buffer.getvalue()

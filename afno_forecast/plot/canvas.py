@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from matplotlib.path import Path as Path2D
@@ -42,13 +44,13 @@ class MapPanel:
         scale: levels and colours.
         method: `smooth` (filled contours) or `cells` (one colour a grid cell).
         width: columns of the picture that is drawn; None takes the panel's pixels.
-        lines: whether thin contour lines are drawn between the colours.
-        labels: whether latitudes and longitudes are written.
+        detail: `full` draws thin contour lines between the colours and writes latitudes and longitudes; `plain` leaves out the lines,
+            `small` both, with finer coastlines.
     """
 
     def __init__(self, figure: Figure, box: tuple[float, float, float, float], view: View | BoxView, grid: Grid, scale: Scale, *,
-                 method: Method = "smooth", width: int | None = None, lines: bool = True, labels: bool = True) -> None:
-        self.view, self.scale, self._lines = view, scale, lines and method == "smooth"
+                 method: Method = "smooth", width: int | None = None, detail: Literal["full", "plain", "small"] = "full") -> None:
+        self.view, self.scale, self._lines = view, scale, detail == "full" and method == "smooth"
         self.axes: Axes = figure.add_axes(box)
         self.axes.set_axis_off()
         left, right, bottom, top = view.extent
@@ -63,15 +65,15 @@ class MapPanel:
         self._y = np.zeros(0)
         self.image: Any = None
         self._contours: Any = None
-        self._background()
-        if labels:
+        self._background(0.5 if detail == "small" else 1.0)
+        if detail != "small":
             self._labels()
 
-    def _background(self) -> None:
+    def _background(self, thickness: float) -> None:
         for lines, colour, width, order in ((self.view.graticule, "#30363d", 0.35, 3), (self.view.coasts, "white", 1.7, 3.5),
                                             (self.view.coasts, style.COAST, 0.75, 4)):
             alpha = {3: 0.45, 3.5: 0.45, 4: 1.0}[order]
-            drawn = LineCollection(list(lines), colors=colour, linewidths=width, alpha=alpha, zorder=order)
+            drawn = LineCollection(list(lines), colors=colour, linewidths=width * thickness, alpha=alpha, zorder=order)
             self._clip(self.axes.add_collection(drawn, autolim=False))
 
     def _labels(self) -> None:
@@ -175,12 +177,32 @@ def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: Ma
     ticks = style.ticks(levels, 16 if uneven else 11)
     bar = Colorbar(axes, panel.image, orientation="horizontal", extend=panel.scale.extend, extendfrac=0.03, ticks=list(ticks), drawedges=False,
                    spacing="uniform" if uneven else "proportional")
+    finish_bar(bar, ticks, label)
+    return axes
+
+
+def colormap(name: str) -> Colormap:
+    """A colour map of matplotlib's with the colour of what is missing."""
+    return matplotlib.colormaps[name].with_extremes(bad=style.MISSING)
+
+
+def finish_bar(bar: Colorbar, ticks: Float, label: str) -> None:
+    """Ticks and words of a horizontal colour bar."""
     bar.outline.set_linewidth(0.6)
     bar.ax.tick_params(labelsize=8, length=3, width=0.6, color=MUTED, labelcolor=INK, labelfontfamily=style.FONT)
     bar.ax.set_xticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
     bar.ax.minorticks_off()
     bar.ax.set_xlabel(style.drawable(label), fontsize=9, color=INK, fontfamily=style.FONT, labelpad=3, parse_math=False)
-    return axes
+
+
+def legend(figure: Figure, entries: Sequence[tuple[Any, str]], below: float) -> None:
+    """One line of a legend at the right, `below` inches under the upper edge; each of several equal words once."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    handles = {words: handle for handle, words in reversed(entries)}
+    names = list(dict.fromkeys(words for _, words in entries))
+    figure.legend([handles[name] for name in names], names, loc="lower right", ncols=len(names), frameon=False,
+                  bbox_to_anchor=(1 - 0.3 / width, 1 - below / height), prop={"family": style.FONT, "size": 9}, handlelength=2.6,
+                  columnspacing=1.4, borderaxespad=0)
 
 
 def spacing_text(grid: Grid, method: Method) -> str:

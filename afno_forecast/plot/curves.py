@@ -17,15 +17,23 @@ from .. import vocabulary
 from ..errors import DataError
 from . import canvas, style
 from .fields import clean, describe_source, units_for
-from .style import FAINT, INK, MUTED, say
+from .style import FAINT, MUTED, say
 
 Float = NDArray[np.float64]
 _USEFUL = 0.6  # anomaly correlation down to which a forecast is customarily called useful
-_UNITLESS = ("acc", "skill", "activity", "ratio")
+_UNITLESS = ("acc", "skill", "activity", "ratio")  # in files that do not say
 _NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)",
           "mae": "Mean absolute error"}
-_LINES = (("", "model", "#0b5fa5", "-", "o"), ("_persistence", "persistence", "#c8500a", "--", "s"),
-          ("_climatology", "climatology", "#5a6470", ":", None))
+_LOOKS = {"model": ("#0b5fa5", "-", "o"), "persistence": ("#c8500a", "--", "s"), "climatology": ("#5a6470", ":", "")}
+_OTHERS = (("#009e73", "-.", "^"), ("#cc79a7", "--", "v"), ("#b8860b", "-.", "D"))  # further rivals, told apart by eyes of all kinds
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score file says of a metric: whether its values have the quantity's units, and which are good."""
+
+    has_units: bool
+    better: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +43,7 @@ class Curve:
     Args:
         short: `z500`. label: words. units: of the score.
         leads: seconds; shape (L,).
-        lines: `model`, `persistence`, `climatology` to values, NaN where not scored; each of shape (L,).
+        lines: `model` and the names of rivals to values, NaN where not scored; each of shape (L,).
     """
 
     short: str
@@ -51,7 +59,8 @@ def _strings(scores: xr.Dataset, name: str) -> list[str]:
     return [str(v) for v in np.atleast_1d(scores[name].values)]
 
 
-def _one(kind: str, asked: str, have: Sequence[str]) -> str:
+def one_of(kind: str, asked: str, have: Sequence[str]) -> str:
+    """What was asked for. Raises DataError, with what there is and the nearest name, when it is not there."""
     if asked not in have:
         near = get_close_matches(asked, have, 1, 0.5)
         raise DataError(f"no {kind} '{clean(asked, 60)}' in the scores; there are {', '.join(have)}",
@@ -62,7 +71,28 @@ def _one(kind: str, asked: str, have: Sequence[str]) -> str:
 def chosen_region(scores: xr.Dataset, region: str | None) -> str:
     """The region asked for; without one the globe, or the first where it is not scored. Raises DataError when it is not there."""
     have = _strings(scores, "region")
-    return _one("region", region, have) if region is not None else "global" if "global" in have else have[0]
+    return one_of("region", region, have) if region is not None else "global" if "global" in have else have[0]
+
+
+def rivals_of(scores: xr.Dataset) -> list[str]:
+    """Names of the forecasts a score file compares with, which end the names of their metrics."""
+    named = str(scores.attrs.get("rivals", "")).split()
+    return list(dict.fromkeys(["persistence", "climatology", *named]))
+
+
+def metrics_of(scores: xr.Dataset) -> dict[str, Metric]:
+    """All metrics of a score file, rivals' included; a file that does not say has units where the metric's name is of one that has."""
+    names = _strings(scores, "metric")
+    units = [str(v) for v in scores["metric_units"].values] if "metric_units" in scores.coords else [
+        "1" if n.startswith(_UNITLESS) else "variable" for n in names]
+    better = [str(v) for v in scores["better"].values] if "better" in scores.coords else [
+        "higher" if n.startswith("acc") else "zero" if n.startswith("bias") else "lower" for n in names]
+    return {n: Metric(u != "1", b) for n, u, b in zip(names, units, better, strict=True)}
+
+
+def metric_name(metric: str) -> str:
+    """Words: `RMSE`, `Anomaly correlation`."""
+    return _NAMES.get(metric, metric.replace("_", " "))
 
 
 def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None) -> list[Curve]:
@@ -77,8 +107,10 @@ def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence
     Raises:
         DataError: no such metric, region or variable (those there are named).
     """
-    metrics = _strings(scores, "metric")
-    _one("metric", metric, [m for m in metrics if not m.endswith(("_persistence", "_climatology"))])
+    metrics, rivals = metrics_of(scores), rivals_of(scores)
+    if "_vs_" not in metric:
+        one_of("metric", metric, [m for m in metrics if "_vs_" not in m and not m.endswith(tuple(f"_{r}" for r in rivals))])
+    columns = {"model": metric} | {rival: f"{metric}_{rival}" for rival in rivals}
     region = chosen_region(scores, region)
     times = np.atleast_1d(scores["lead_time"].values)
     if not np.issubdtype(times.dtype, np.timedelta64):
@@ -92,30 +124,28 @@ def read_curves(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence
         levels = np.atleast_1d(item["level"].values).tolist() if "level" in item.dims else [None]
         for level in levels:
             part = (item if level is None else item.sel(level=level)).sel(region=region).transpose("metric", "lead_time")
-            curve = _curve(part, str(name), None if level is None else int(level), metric, metrics)
+            curve = _curve(part, str(name), None if level is None else int(level), columns, metrics)
             if curve is not None:
                 curves[curve.short] = Curve(curve.short, curve.label, curve.units, leads[order], {k: v[order] for k, v in curve.lines.items()})
     if variables is None:
         if not curves:
             raise DataError(f"nothing is scored with {metric} in {region}")
         return list(curves.values())
-    return [curves[_one("variable", vocabulary.short_name(*vocabulary.split_name(v)), list(curves))] for v in variables]
+    return [curves[one_of("variable", vocabulary.short_name(*vocabulary.split_name(v)), list(curves))] for v in variables]
 
 
-def _curve(item: xr.DataArray, variable: str, level: int | None, metric: str, metrics: Sequence[str]) -> Curve | None:
-    unitless = metric.startswith(_UNITLESS)
-    if "metric_units" in item.coords:  # the score file says so itself
-        unitless = str(item["metric_units"].values[list(metrics).index(metric)]) == "1"
+def _curve(item: xr.DataArray, variable: str, level: int | None, columns: dict[str, str], metrics: dict[str, Metric]) -> Curve | None:
+    has_units = columns["model"] in metrics and metrics[columns["model"]].has_units
     units = units_for(variable, item.attrs.get("units"))
     lines = {}
-    for ending, name, *_ in _LINES:
-        if metric + ending in metrics:
-            values = np.asarray(item.values[list(metrics).index(metric + ending)], dtype=np.float64) * (1.0 if unitless else units.factor)
+    for name, metric in columns.items():
+        if metric in metrics:
+            values = np.asarray(item.values[list(metrics).index(metric)], dtype=np.float64) * (units.factor if has_units else 1.0)
             if np.isfinite(values).any():
                 lines[name] = values
     if "model" not in lines:
         return None
-    return Curve(vocabulary.short_name(variable, level), vocabulary.label(variable, level), "" if unitless else units.difference,
+    return Curve(vocabulary.short_name(variable, level), vocabulary.label(variable, level), units.difference if has_units else "",
                  np.zeros(0, dtype=np.int64), lines)
 
 
@@ -142,47 +172,51 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
     source, simulated = describe_source(scores.attrs)
     source = f"{'Simulated, not observed.  ' if simulated else ''}{source}"
     facts = f"Region: {region}    {forecasts_text(scores) or 'number of forecasts not given'}"
-    canvas.heading(figure, f"{_NAMES.get(metric, metric.replace('_', ' '))} against lead time", facts, source)
+    canvas.heading(figure, f"{metric_name(metric)} against lead time", facts, source)
     for index, curve in enumerate(curves):
         row, column = divmod(index, columns)
         corner = (left + column * (wide + gap_x)) / width, 1 - (top + row * (tall + gap_y) + tall) / height
-        _panel(figure.add_axes((*corner, wide / width, tall / height)), curve, metric)
-    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines() if not str(line.get_label()).startswith("_")}
-    figure.legend(list(handles.values()), [str(name) for name in handles], loc="lower right", ncols=len(handles), frameon=False,
-                  bbox_to_anchor=(1 - 0.3 / width, 1 - (top - 0.48) / height), prop={"family": style.FONT, "size": 9},
-                  handlelength=2.6, columnspacing=1.4, borderaxespad=0)
+        _panel(figure.add_axes((*corner, wide / width, tall / height)), curve, metric, metrics_of(scores)[metric].better)
+    lines = [line for axes in figure.axes for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    canvas.legend(figure, [(line, str(line.get_label())) for line in lines], top - 0.48)
     return figure
 
 
-def _panel(axes: Axes, curve: Curve, metric: str) -> None:
+def _panel(axes: Axes, curve: Curve, metric: str, better: str) -> None:
     days = curve.leads / 86400
-    for _, name, colour, dash, marker in _LINES:
-        if name in curve.lines:
-            ours = name == "model"
-            axes.plot(days, curve.lines[name], dash, color=colour, marker=marker if len(days) <= 24 else None, markersize=3.4,
-                      linewidth=2.0 if ours else 1.5, label=name, zorder=4 if ours else 3)
-    if metric.startswith("acc"):
-        axes.axhline(_USEFUL, color=FAINT, linewidth=0.9, zorder=2)
-        say(axes, 0.985, _USEFUL, "0.6", size=7.5, color=MUTED, ha="right", va="bottom", transform=axes.get_yaxis_transform())
-        axes.set_ylim(min(0.0, float(np.nanmin([np.nanmin(v) for v in curve.lines.values()])) * 1.05), 1.02)
-    elif metric == "bias":
-        axes.axhline(0, color=FAINT, linewidth=0.9, zorder=2)
-        reach = max(float(np.nanmax(np.abs(v))) for v in curve.lines.values()) * 1.1 or 1.0
-        axes.set_ylim(-reach, reach)
-    else:
-        axes.set_ylim(0, None)
+    others = iter(_OTHERS * 4)
+    for name, values in curve.lines.items():
+        colour, dash, marker = _LOOKS.get(name) or next(others)
+        ours = name == "model"
+        axes.plot(days, values, dash, color=colour, marker=marker if len(days) <= 24 else "", markersize=3.4, linewidth=2.0 if ours else 1.5,
+                  label=name.replace("_", " "), zorder=4 if ours else 3)
+    _limits(axes, curve, metric, better)
     last = float(days[-1]) if len(days) else 1.0
     axes.set_xlim(0, last * 1.02 or 1.0)
     step = style.nice_step(last, 8, np.array([1.0, 2.0, 5.0])) if last > 8 else (1.0 if last > 2 else 0.25)
     axes.set_xticks(np.arange(0, last * 1.02 + 1e-9, step))
-    axes.grid(color="#e3e6ea", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, labelfontfamily=style.FONT)
+    style.ruled(axes)
     say(axes, 0, 1.05, style.fit(curve.label, 3.4, 9.5), size=9.5, weight="bold", ha="left", va="bottom", transform=axes.transAxes)
-    axes.set_xlabel("lead time (days)", fontsize=8.5, color=MUTED, fontfamily=style.FONT, labelpad=2)
-    axes.set_ylabel(style.drawable(curve.units), fontsize=8.5, color=MUTED, fontfamily=style.FONT, labelpad=3, parse_math=False)
+    style.name_axes(axes, "lead time (days)", curve.units)
+
+
+def _limits(axes: Axes, curve: Curve, metric: str, better: str) -> None:
+    """From zero, about zero, or up to one, with a line where the metric has a mark."""
+    everything = np.concatenate(list(curve.lines.values()))
+    least, most = float(np.nanmin(everything)), float(np.nanmax(everything))
+    if metric.startswith("acc"):
+        axes.axhline(_USEFUL, color=FAINT, linewidth=0.9, zorder=2)
+        say(axes, 0.985, _USEFUL, "0.6", size=7.5, color=MUTED, ha="right", va="bottom", transform=axes.get_yaxis_transform())
+        axes.set_ylim(min(0.0, least * 1.05), 1.02)
+    elif better == "zero":
+        axes.axhline(0, color=FAINT, linewidth=0.9, zorder=2)
+        reach = max(most, -least) * 1.1 or 1.0
+        axes.set_ylim(-reach, reach)
+    elif better == "one":
+        axes.axhline(1, color=FAINT, linewidth=0.9, zorder=2)
+        axes.set_ylim(min(0.0, least), max(most, 1.0) * 1.08)
+    else:
+        axes.set_ylim(min(0.0, least * 1.08), None)
 
 
 def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None,

@@ -1,13 +1,18 @@
-"""Many pictures from one figure: what stays is drawn once, what moves is drawn under it for each picture."""
+"""Many pictures from one figure: what stays is drawn once, what moves is drawn under it for each picture; as GIF or MP4."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from ..errors import ResourceError
 
 
 class Film:
@@ -44,3 +49,48 @@ class Film:
         page.alpha_composite(drawn)
         page.alpha_composite(self._still)
         return page.convert("RGB")
+
+
+def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
+    """Frames of equal size as an endless GIF with one palette of 256 colours, made from the first, middle and last frame."""
+    picks = [frames[0], frames[len(frames) // 2], frames[-1]]
+    sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(picks)))
+    for i, frame in enumerate(picks):
+        sheet.paste(frame, (0, i * frame.height))
+    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    colours = palette.getpalette() or []
+    palette.putpalette([255 if min(colours[i - i % 3: i - i % 3 + 3]) >= 250 else v for i, v in enumerate(colours)])
+    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    each = round(1000 / fps)
+    buffer = io.BytesIO()
+    durations = [each] * (len(flat) - 1) + [each + 1000]
+    flat[0].save(buffer, format="GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
+    return buffer.getvalue()
+
+
+def write_mp4(out: Path, frames: Sequence[Image.Image], fps: float) -> Path:
+    """Frames of equal size as H.264 video that any browser plays; the last one stays for a second. The file appears whole.
+
+    Raises:
+        ResourceError: the extra [video] is not installed, or the file cannot be written.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise ResourceError("MP4 needs the extra [video]", where=str(out), fix='pip install "afno-forecast[video]", or end --out in .gif') from error
+    size = tuple(n + n % 2 for n in frames[0].size)  # the colour planes have half the pixels
+    part = out.with_name(f".{out.stem}.{os.getpid()}.part.mp4")
+    try:
+        writer = imageio_ffmpeg.write_frames(str(part), size, fps=fps, codec="libx264", quality=8, macro_block_size=2)
+        writer.send(None)
+        for frame in [*frames, *[frames[-1]] * max(1, round(fps))]:
+            page = Image.new("RGB", size, "white")
+            page.paste(frame)
+            writer.send(page.tobytes())
+        writer.close()
+        part.replace(out)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResourceError(f"could not write the video: {error.strerror or error}", where=str(out),
+                            fix="free space or give another folder") from error
+    return out

@@ -15,12 +15,15 @@ from ..errors import ConfigError, DataError
 from . import canvas, style
 from .boxes import BoxView
 from .canvas import MapPanel
-from .fields import Field, Series, require_values, scores_of, truth_for
+from .choices import Look, When
+from .fields import Field, lowered, scores_of
 from .film import Film
 from .sampling import Method, make_sampler
+from .series import Series, require_values, truth_for
 from .style import MUTED, Scale, say
-from .views import Region, View, view_for
+from .views import View, view_for
 
+_NOW, _PLAIN = When(), Look()
 _WIND = ("u_component_of_wind", "v_component_of_wind")
 _WIND_10M = ("10m_u_component_of_wind", "10m_v_component_of_wind")
 
@@ -45,7 +48,12 @@ def title_of(field: Field) -> str:
     return f"{field.label} ({field.units.text})" if field.units.text else field.label
 
 
-def _wind_of(ds: xr.Dataset, field: Field) -> tuple[Field, Field]:
+def beside(member: str | None) -> str | None:
+    """The member whose lines and wind are drawn over a map: the same, over a spread the mean."""
+    return None if member == "spread" else member
+
+
+def _wind_of(ds: xr.Dataset, field: Field, member: str | None = None) -> tuple[Field, Field]:
     """Wind at the field's level; for a field without one at 10 m, or, where there is none, the file's only wind, level named or not."""
     level, names = field.level, list(_WIND_10M)
     if level is None and _WIND_10M[0] not in ds.data_vars and _WIND[0] in ds.data_vars:
@@ -54,7 +62,7 @@ def _wind_of(ds: xr.Dataset, field: Field) -> tuple[Field, Field]:
         level = int(levels[0]) if len(levels) == 1 else None
     if level is not None:
         names = [f"{name}@{level}" for name in _WIND]
-    pair = [_same_time(Series(ds, name), field) for name in names]
+    pair = [_same_time(Series(ds, name, beside(member)), field) for name in names]
     return pair[0], pair[1]
 
 
@@ -71,24 +79,25 @@ def _same_time(series: Series, field: Field) -> Field:
     return found
 
 
-def build_map(field: Field, view: View | BoxView, *, style_name: str = "smooth", overlay: Field | None = None,
-              wind: tuple[Field, Field] | None = None, wind_form: str = "arrows", dpi: float = 150) -> Figure:
+def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overlay: Field | None = None, wind: tuple[Field, Field] | None = None,
+              wind_form: str = "arrows") -> Figure:
     """The page of one map as a figure, 10 inches wide."""
-    method = method_of(style_name)
+    method = method_of(look.style)
     page, room = 10.0, 0.75
     wide = min(page - 2 * room, 6.6 / view.aspect)
     tall = wide * view.aspect
     height = 1.12 + tall + 1.28
-    figure = style.new_figure(page, height, dpi)
+    figure = style.new_figure(page, height, look.dpi)
     seen = field.values if view.is_global else make_sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector).astype(np.float64)
-    scale = style.magnitude(field.variable, [seen])
+    scale = style.magnitude(field.palette, [seen])
     box = ((page - wide) / 2 / page, 1.22 / height, wide / page, tall / height)
-    panel = MapPanel(figure, box, view, field.grid, scale, method=method, lines=overlay is None and wind is None)
+    panel = MapPanel(figure, box, view, field.grid, scale, method=method,
+                     detail="full" if overlay is None and wind is None else "plain")
     panel.show(field.values, field.is_vector)
     title = title_of(field)
     if overlay is not None:
         panel.overlay(overlay.values, overlay.variable, overlay.grid)
-        title += f";  lines: {overlay.label[0].lower() + overlay.label[1:]} ({overlay.units.text})"
+        title += f";  lines: {lowered(overlay.label)} ({overlay.units.text})"
     if wind is not None:
         panel.wind(wind[0].values, wind[1].values, wind[0].grid, wind_form)
         title += f";  wind {wind_form} {_height_of(wind[0])}"
@@ -102,27 +111,20 @@ def build_map(field: Field, view: View | BoxView, *, style_name: str = "smooth",
     return figure
 
 
-def plot_map(ds: xr.Dataset, variable: str, out: Path, *, init: str | None = None, lead: object = None, time: str | None = None,
-             projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None, wind: bool | str = False,
-             contours: str | None = None, style: str = "smooth", dpi: float = 150) -> Path:
+def plot_map(ds: xr.Dataset, variable: str, out: Path, *, when: When = _NOW, look: Look = _PLAIN, wind: str | None = None,
+             contours: str | None = None) -> Path:
     """Draw one variable at one instant.
 
     Args:
-        ds: a forecast (dims time, prediction_timedelta, [level], latitude, longitude) or an analysis (time, ...), canonical names
-            and units, any order of dims, latitude and longitude.
+        ds: a forecast (dims [number], time, prediction_timedelta, [level], latitude, longitude) or an analysis (time, ...), canonical
+            names and units, any order of dims, latitude and longitude.
         variable: any name a person may type: `z500`, `t2m`, `wind_speed@850`.
         out: .png, .pdf, .svg, .jpg or .webp, in a folder that exists.
-        init, lead: of a forecast: `first`, `last` or an ISO date; `5d`. A single one picks itself.
-        time: of an analysis; of a forecast the valid time, with either `init` or `lead`.
-        projection: robinson, platecarree, equalearth, mollweide, orthographic, npolar, spolar or lambert; None takes robinson for
-            the globe and platecarree for a region.
-        region: (west, east, south, north) in degrees.
-        center: (longitude, latitude) in the middle of the map.
-        wind: True or `arrows`, or `barbs`: wind at the same level, or at 10 m for a variable without one (on the file's only level where
-            it has no wind at 10 m).
-        contours: another variable, drawn as labelled lines.
-        style: `smooth` (filled contours) or `cells` (one colour a grid cell).
-        dpi: dots an inch; the page is 10 inches wide.
+        when: the instant and, of an ensemble, mean, spread or member.
+        look: projection, region, style; the page is 10 inches wide.
+        wind: `arrows` or `barbs`: wind at the same level, or at 10 m for a variable without one (on the file's only level where it has
+            no wind at 10 m).
+        contours: another variable, drawn as labelled lines; over a spread its mean.
 
     Returns:
         `out`.
@@ -132,14 +134,13 @@ def plot_map(ds: xr.Dataset, variable: str, out: Path, *, init: str | None = Non
         ResourceError: `out` cannot be written.
     """
     out = canvas.check_output(out)
-    field = Series(ds, variable).find(init=init, lead=lead, time=time)
-    view = view_for(field.grid, projection, region, center)
-    form = wind if isinstance(wind, str) else "arrows"
-    if form not in ("arrows", "barbs"):
-        raise ConfigError(f"no wind style '{form}'", fix="use arrows or barbs")
-    figure = build_map(field, view, style_name=style, overlay=_same_time(Series(ds, contours), field) if contours else None,
-                       wind=_wind_of(ds, field) if wind else None, wind_form=form, dpi=dpi)
-    return canvas.save(figure, out, dpi)
+    field = Series(ds, variable, when.member).find(init=when.init, lead=when.lead, time=when.time)
+    view = view_for(field.grid, look.projection, look.region, look.center)
+    if wind not in (None, "arrows", "barbs"):
+        raise ConfigError(f"no wind style '{wind}'", fix="use arrows or barbs")
+    overlay = _same_time(Series(ds, contours, beside(when.member)), field) if contours else None
+    figure = build_map(field, view, look, overlay=overlay, wind=_wind_of(ds, field, when.member) if wind else None, wind_form=wind or "arrows")
+    return canvas.save(figure, out, look.dpi)
 
 
 class ComparePage:
@@ -215,7 +216,7 @@ class ComparePage:
         upper_bar = ((middle - long / 2) / width, (upper - 0.42) / height, long / width, 0.13 / height)
         lower_bar = ((left + 0.1 * wide) / width, (lower - 0.42) / height, 0.8 * wide / width, 0.13 / height)
         canvas.colour_bar(self.figure, upper_bar, self.panels[0], title_of(field))
-        error = f"Error of {field.label[0].lower() + field.label[1:]}" + (f" ({field.units.difference})" if field.units.difference else "")
+        error = f"Error of {lowered(field.label)}" + (f" ({field.units.difference})" if field.units.difference else "")
         canvas.colour_bar(self.figure, lower_bar, self.panels[2], error)
         self._bars_done = True
 
@@ -247,23 +248,20 @@ def persistence_of(forecast: Field, truth: Series) -> Field | None:
     return truth.at(forecast.init)
 
 
-def build_compare(forecast: Field, truth: Field, view: View | BoxView, *, persistence: Field | None = None, style_name: str = "smooth",
-                  dpi: float = 150) -> ComparePage:
+def build_compare(forecast: Field, truth: Field, view: View | BoxView, look: Look = _PLAIN, *, persistence: Field | None = None) -> ComparePage:
     """The page of forecast, truth and error; forecast and truth share their levels, the error's are symmetric about zero."""
-    scale = style.magnitude(forecast.variable, [forecast.values, truth.values])
-    page = ComparePage(view, forecast, scale, style.symmetric([forecast.minus(truth).values]), method=method_of(style_name), dpi=dpi)
+    scale = style.magnitude(forecast.palette, [forecast.values, truth.values])
+    page = ComparePage(view, forecast, scale, style.symmetric([forecast.minus(truth).values]), method=method_of(look.style), dpi=look.dpi)
     page.show(forecast, truth, persistence)
     return page
 
 
-def plot_compare(forecast: xr.Dataset, truth: xr.Dataset, variable: str, out: Path, *, init: str | None = None, lead: object = None,
-                 projection: str | None = None, region: Region | None = None, center: tuple[float, float] | None = None, style: str = "smooth",
-                 dpi: float = 150) -> Path:
+def plot_compare(forecast: xr.Dataset, truth: xr.Dataset, variable: str, out: Path, *, when: When = _NOW, look: Look = _PLAIN) -> Path:
     """Draw forecast, truth and error on one page, with the RMSE and bias of this map and the RMSE of persistence where the truth has it.
 
     Args:
         forecast, truth: as for `plot_map`; the truth is taken at exactly the valid time, on the same grid.
-        variable, out, init, lead, projection, region, center, style, dpi: as for `plot_map`.
+        variable, out, when, look: as for `plot_map`; no spread, of which there is no truth.
 
     Returns:
         `out`.
@@ -272,13 +270,14 @@ def plot_compare(forecast: xr.Dataset, truth: xr.Dataset, variable: str, out: Pa
         DataError: no such variable, level or time in either, or other grids, calendars or units. ConfigError, ResourceError.
     """
     out = canvas.check_output(out)
-    series, reference = Series(forecast, variable), Series(truth, variable)
+    if when.member == "spread":
+        raise ConfigError("there is no truth of an ensemble's spread", fix="give --member mean or a member's number, or draw it with plot map")
+    series, reference = Series(forecast, variable, when.member), Series(truth, variable)
     if not series.is_forecast:
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file first, then the truth")
-    field = series.find(init=init, lead=lead)
+    field = series.find(init=when.init, lead=when.lead, time=when.time)
     there = truth_for(field, reference)
     require_values([there])
-    page = build_compare(field, there, view_for(field.grid, projection, region, center), persistence=persistence_of(field, reference),
-                         style_name=style, dpi=dpi)
-    return canvas.save(page.figure, out, dpi)
-
+    page = build_compare(field, there, view_for(field.grid, look.projection, look.region, look.center), look,
+                         persistence=persistence_of(field, reference))
+    return canvas.save(page.figure, out, look.dpi)

@@ -17,9 +17,10 @@ from ..errors import DataError
 from . import canvas, page, style
 from .animate import MotionPage, truths_for
 from .curves import build_scores, chosen_region, forecasts_text, read_curves
-from .fields import Field, Series, available, clean, describe_source, lead_text, require_values
+from .fields import Field, clean, describe_source, lead_text
 from .film import Film
 from .maps import ComparePage, persistence_of
+from .series import Series, available, require_values
 from .views import view_for
 
 _MAX_VARIABLES, _MAX_LEADS = 4, 9
@@ -94,7 +95,7 @@ def _pages(run: _Run) -> list[Image.Image]:
             pictures.append(motion.picture())
         return pictures
     pairs = [(f, t) for f, t in zip(run.fields, run.truths, strict=True) if t is not None]
-    scale = style.magnitude(first.variable, [f.values for f in run.fields] + [t.values for _, t in pairs])
+    scale = style.magnitude(first.palette, [f.values for f in run.fields] + [t.values for _, t in pairs])
     compare = ComparePage(view, first, scale, style.symmetric([f.minus(t).values for f, t in pairs]), width=_WIDTH, dpi=_DPI, columns=_COLUMNS)
     pictures = []
     for field, there in zip(run.fields, run.truths, strict=True):

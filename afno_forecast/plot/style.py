@@ -18,7 +18,7 @@ FONT = "DejaVu Sans"
 INK, MUTED, FAINT, COAST, MISSING = "#16191d", "#59616b", "#8b929b", "#15181c", "#c9ccd1"
 _SEQUENTIAL = {"geopotential": "viridis", "temperature": "plasma", "2m_temperature": "plasma", "2m_dewpoint_temperature": "plasma",
                "sea_surface_temperature": "plasma", "mean_sea_level_pressure": "cividis", "surface_pressure": "cividis"}
-_FROM_WHITE = ("wind_speed", "10m_wind_speed", "specific_humidity", "relative_humidity", "total_column_water_vapour")
+_FROM_WHITE = ("wind_speed", "10m_wind_speed", "specific_humidity", "relative_humidity", "total_column_water_vapour", "spread")
 _RAIN = ("total_precipitation_6hr", "total_precipitation", "precipitation_flux")
 _SIGNED = ("u_component_of_wind", "v_component_of_wind", "10m_u_component_of_wind", "10m_v_component_of_wind", "vertical_velocity", "vorticity",
            "divergence")
@@ -95,7 +95,7 @@ def magnitude(variable: str, arrays: Sequence[Float]) -> Scale:
     if variable in _RAIN:
         top = int(np.clip(np.searchsorted(_RAIN_LEVELS, high), 4, len(_RAIN_LEVELS) - 1))
         return _scale(_RAIN_LEVELS[: top + 1], _from_white(), "both" if high > _RAIN_LEVELS[top] else "min")
-    levels = _around(low, high, 18, _OWN_STEPS.get(variable, _STEPS))
+    levels = _around(0.0 if variable == "spread" else low, high, 18, _OWN_STEPS.get(variable, _STEPS))
     if variable in _FROM_WHITE:
         return _scale(levels, _from_white(), "neither")
     return _scale(levels, _SEQUENTIAL.get(variable, "viridis"), "neither")
@@ -141,6 +141,21 @@ def fit(text: str, inches: float, size: float) -> str:
     """The text, cut with an ellipsis so that it is at most about `inches` wide in a font of `size` points."""
     room = max(int(inches * 72 / (size * 0.56)), 8)
     return text if len(text) <= room else text[: room - 1].rstrip() + "…"
+
+
+def ruled(axes: Any) -> None:
+    """Give a diagram a light grid, two spines and small ticks in the bundled font."""
+    axes.grid(color="#e3e6ea", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8, color=FAINT, labelcolor=INK, labelfontfamily=FONT)
+
+
+def name_axes(axes: Any, x: str = "", y: str = "") -> None:
+    """Words of the axes of a diagram, as they are."""
+    axes.set_xlabel(drawable(x), fontsize=8.5, color=MUTED, fontfamily=FONT, labelpad=2, parse_math=False)
+    axes.set_ylabel(drawable(y), fontsize=8.5, color=MUTED, fontfamily=FONT, labelpad=3, parse_math=False)
 
 
 def new_figure(width: float, height: float, dpi: float) -> Figure:

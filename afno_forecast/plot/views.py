@@ -255,7 +255,8 @@ def _spacing(span: float) -> float:
     return next((step for step in (1.0, 2.0, 5.0, 10.0, 15.0, 30.0) if span / step <= 7), 60.0)
 
 
-def _name(degrees: float, east: bool) -> str:
+def degrees_text(degrees: float, east: bool) -> str:
+    """`30°W`, `45°N`, `180°`; `east` for a longitude."""
     degrees = (degrees + 180) % 360 - 180 if east else degrees
     if abs(degrees) in (0.0, 180.0):
         return f"{abs(degrees):g}°"
@@ -309,21 +310,21 @@ def _labels(view: View, region: Region | None, meridians: Float, parallels: Floa
             x, y = view.project(np.array([value]), np.array([np.sign(parallels[0]) * _POLAR_EDGE]))
             radius = float(np.hypot(x[0], y[0]))
             side = "left" if x[0] > 0.2 * radius else "right" if x[0] < -0.2 * radius else "center"
-            labels.append((float(x[0]) * 1.02, float(y[0]) * 1.02, _name(float(value), True), side,
+            labels.append((float(x[0]) * 1.02, float(y[0]) * 1.02, degrees_text(float(value), True), side,
                            "bottom" if y[0] > 0.9 * radius else "top" if y[0] < -0.9 * radius else "center", False))
         for value in parallels:
-            put(middle + 45, float(value), _name(float(value), False), "center", "center", True)
+            put(middle + 45, float(value), degrees_text(float(value), False), "center", "center", True)
     elif view.name == "orthographic" and region is None:
         for value in parallels[1:-1]:
             if value != 0:
-                put(middle, float(value), _name(float(value), False), "center", "center", True)
+                put(middle, float(value), degrees_text(float(value), False), "center", "center", True)
         for value in meridians[:-1]:
             if abs((value - middle + 180) % 360 - 180) < 75:
-                put(float(value), 0.0, _name(float(value), True), "center", "center", True)
+                put(float(value), 0.0, degrees_text(float(value), True), "center", "center", True)
     else:
         for value in parallels:
             if region is not None or abs(value) < 90:
-                put(west + 1e-6, float(value), _name(float(value), False) + " ", "right", "center", False)
+                put(west + 1e-6, float(value), degrees_text(float(value), False) + " ", "right", "center", False)
         for value in meridians:
-            put(float(np.clip(value, west + 1e-6, east - 1e-6)), south, _name(float(value), True), "center", "top", False)
+            put(float(np.clip(value, west + 1e-6, east - 1e-6)), south, degrees_text(float(value), True), "center", "top", False)
     return tuple(labels)

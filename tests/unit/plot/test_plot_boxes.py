@@ -8,6 +8,7 @@ from PIL import Image
 from afno_forecast.errors import ConfigError
 from afno_forecast.grid import BoxGrid
 from afno_forecast.plot.boxes import BoxSampler, box_view
+from afno_forecast.plot.choices import Look, When
 from afno_forecast.plot.maps import plot_compare, plot_map
 
 Y, X = np.arange(5) * 0.5, np.arange(8) * 0.25
@@ -22,15 +23,15 @@ def forecast() -> xr.Dataset:
 
 def test_a_box_is_drawn_whole_and_compared_with_its_truth(tmp_path):
     ds = forecast()
-    plot_map(ds, "density", tmp_path / "map.png", lead="2h", style="cells", dpi=40)
+    plot_map(ds, "density", tmp_path / "map.png", when=When(lead="2h"), look=Look(style="cells", dpi=40))
     truth = xr.Dataset({"density": (("time", "y", "x"), ds["density"].values[0] + 1, {"units": "1"})},
                        {"time": np.datetime64("2000-01-01T01", "ns") + np.arange(2) * np.timedelta64(1, "h"), "y": Y, "x": X})
-    plot_compare(ds, truth, "density", tmp_path / "compare.png", lead="1h", dpi=40)
+    plot_compare(ds, truth, "density", tmp_path / "compare.png", when=When(lead="1h"), look=Look(dpi=40))
     for name in ("map.png", "compare.png"):
         with Image.open(tmp_path / name) as image:
             assert image.convert("L").getextrema() != (255, 255)
     with pytest.raises(ConfigError, match="a box has no projection"):
-        plot_map(ds, "density", tmp_path / "map.png", lead="2h", projection="robinson")
+        plot_map(ds, "density", tmp_path / "map.png", when=When(lead="2h"), look=Look("robinson"))
 
 
 def test_the_sampler_is_linear_and_goes_round_where_the_box_does():

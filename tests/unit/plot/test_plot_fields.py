@@ -8,7 +8,8 @@ import xarray as xr
 
 from afno_forecast.errors import ConfigError, DataError
 from afno_forecast.grid import LatLonGrid
-from afno_forecast.plot.fields import Series, available, clean, lead_text, pretty_units, scores_of, truth_for
+from afno_forecast.plot.fields import clean, lead_text, pretty_units, scores_of
+from afno_forecast.plot.series import Series, available, truth_for
 
 
 def test_forecast_is_found_by_init_and_lead_and_shown_in_readable_units(forecast: xr.Dataset) -> None:

@@ -14,8 +14,13 @@ from PIL import Image
 
 from afno_forecast.errors import ConfigError, DataError, ResourceError
 from afno_forecast.plot import maps, style
-from afno_forecast.plot.fields import Field, Series, truth_for
+from afno_forecast.plot.choices import Look, When
+from afno_forecast.plot.fields import Field
+from afno_forecast.plot.series import Series, truth_for
 from afno_forecast.plot.views import NAMES, view_for
+
+
+DAY, FIRST = When(init="first", lead="1d"), When(time="first")
 
 
 def _words(figure: Figure) -> str:
@@ -80,13 +85,14 @@ def test_the_picture_does_not_depend_on_the_order_of_the_file(forecast: xr.Datas
         turned = turned.assign_coords(longitude=(turned.longitude + 180) % 360 - 180).sortby("longitude")
     if change == "transposed":
         turned = turned.transpose("longitude", "latitude", "level", "prediction_timedelta", "time")
-    pictures = [np.asarray(Image.open(maps.plot_map(ds, "u850", tmp_path / f"{i}.png", init="first", lead="1d", wind=True, contours="z500", dpi=50)))
+    pictures = [np.asarray(Image.open(maps.plot_map(ds, "u850", tmp_path / f"{i}.png", when=DAY, wind="arrows", contours="z500",
+                                                      look=Look(dpi=50))))
                 for i, ds in enumerate((forecast, turned))]
     np.testing.assert_array_equal(*pictures)
 
 
 def test_the_same_map_is_the_same_file_of_the_right_size(forecast: xr.Dataset, tmp_path: Path) -> None:
-    one, two = (maps.plot_map(forecast, "t2m", tmp_path / name, init="first", lead="1d", dpi=60) for name in ("a.png", "b ü.png"))
+    one, two = (maps.plot_map(forecast, "t2m", tmp_path / name, when=DAY, look=Look(dpi=60)) for name in ("a.png", "b ü.png"))
     assert one.read_bytes() == two.read_bytes()
     picture = Image.open(one)
     assert picture.width == 600 and 300 < picture.height < 500
@@ -97,7 +103,7 @@ def test_the_same_map_is_the_same_file_of_the_right_size(forecast: xr.Dataset, t
 @pytest.mark.parametrize("projection", [n for n in NAMES if n != "lambert"])
 def test_every_projection_covers_its_outline(truth: xr.Dataset, projection: str) -> None:
     field = Series(truth, "t2m").find(time="first")
-    panel_axes = maps.build_map(field, view_for(field.grid, projection), dpi=40).axes[0]
+    panel_axes = maps.build_map(field, view_for(field.grid, projection), Look(dpi=40)).axes[0]
     image = panel_axes.images[0].get_array()
     inside = view_for(field.grid, projection).outline
     middle = inside.mean(axis=0)
@@ -109,51 +115,51 @@ def test_every_projection_covers_its_outline(truth: xr.Dataset, projection: str)
 
 def test_regions_cross_the_date_line_and_lambert_wants_one(truth: xr.Dataset, tmp_path: Path) -> None:
     for region, projection in (((150.0, -120.0, 20.0, 65.0), None), ((-40.0, 40.0, 30.0, 75.0), "lambert")):
-        out = maps.plot_map(truth, "t2m", tmp_path / "r.png", time="first", region=region, projection=projection, wind=False, dpi=40)
+        out = maps.plot_map(truth, "t2m", tmp_path / "r.png", when=FIRST, look=Look(projection, region, dpi=40))
         assert out.stat().st_size > 2000
     with pytest.raises(ConfigError, match="shows a region"):
-        maps.plot_map(truth, "t2m", tmp_path / "r.png", time="first", projection="lambert")
+        maps.plot_map(truth, "t2m", tmp_path / "r.png", when=FIRST, look=Look("lambert"))
 
 
 def test_a_surface_field_takes_the_only_wind_there_is_and_says_so(truth: xr.Dataset) -> None:
     one = truth.sel(level=[850])
     field = Series(one, "t2m").find(time="first")
-    words = _words(maps.build_map(field, view_for(field.grid), wind=maps._wind_of(one, field), dpi=40))
+    words = _words(maps.build_map(field, view_for(field.grid), Look(dpi=40), wind=maps._wind_of(one, field)))
     assert "wind arrows at 850 hPa" in words
 
 
 def test_wrong_choices_are_named(forecast: xr.Dataset, truth: xr.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "x.png"
     with pytest.raises(ConfigError, match="did you mean 'robinson'"):
-        maps.plot_map(truth, "t2m", out, time="first", projection="robinsen")
+        maps.plot_map(truth, "t2m", out, when=FIRST, look=Look("robinsen"))
     with pytest.raises(ConfigError, match="no style 'blocks'"):
-        maps.plot_map(truth, "t2m", out, time="first", style="blocks")
+        maps.plot_map(truth, "t2m", out, when=FIRST, look=Look(style="blocks"))
     with pytest.raises(ConfigError, match="is no region"):
-        maps.plot_map(truth, "t2m", out, time="first", region=(0, 10, 50, 40))
+        maps.plot_map(truth, "t2m", out, when=FIRST, look=Look(region=(0, 10, 50, 40)))
     with pytest.raises(ConfigError, match="no ending"):
-        maps.plot_map(truth, "t2m", tmp_path / "x.txt", time="first")
+        maps.plot_map(truth, "t2m", tmp_path / "x.txt", when=FIRST)
     with pytest.raises(ResourceError, match="does not exist"):
-        maps.plot_map(truth, "t2m", tmp_path / "no" / "x.png", time="first")
+        maps.plot_map(truth, "t2m", tmp_path / "no" / "x.png", when=FIRST)
     with pytest.raises(DataError, match="it is an analysis"):
         maps.plot_compare(truth, truth, "t2m", out)
     with pytest.raises(DataError, match=r"10m_u|u10"):
-        maps.plot_map(truth, "t2m", out, time="first", wind=True)
+        maps.plot_map(truth, "t2m", out, when=FIRST, wind="arrows")
     assert not out.exists()
 
 
 def test_words_of_a_file_are_drawn_as_they_are(truth: xr.Dataset) -> None:
     field = Series(truth.assign_attrs(title="$\\frac{ \x1b[31m 天気", source=""), "t2m").find(time="first")
-    words = _words(maps.build_map(field, view_for(field.grid), dpi=30))
+    words = _words(maps.build_map(field, view_for(field.grid), Look(dpi=30)))
     assert "$\\frac{ [31m ??" in words and "\x1b" not in words
 
 
 def test_a_constant_map_is_drawn_and_an_empty_one_refused(truth: xr.Dataset, tmp_path: Path) -> None:
     field = Series(truth.map(lambda x: x * 0 + 280.0, keep_attrs=True), "t2m").find(time="first")
-    assert "2 m temperature" in _words(maps.build_map(field, view_for(field.grid), dpi=30))
+    assert "2 m temperature" in _words(maps.build_map(field, view_for(field.grid), Look(dpi=30)))
     empty = truth.assign({"2m_temperature": truth["2m_temperature"] * np.nan})
     for options in ({"variable": "t2m"}, {"variable": "z500", "contours": "t2m"}):
         with pytest.raises(DataError, match="every value of 't2m' is missing"):
-            maps.plot_map(empty, out=tmp_path / "m.png", time="first", **options)
+            maps.plot_map(empty, out=tmp_path / "m.png", when=FIRST, **options)
     assert not list(tmp_path.iterdir())
 
 

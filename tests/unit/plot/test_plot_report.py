@@ -14,16 +14,18 @@ from PIL import Image
 from afno_forecast.errors import ConfigError, DataError
 from afno_forecast.plot import page
 from afno_forecast.plot.animate import MotionPage, animate
-from afno_forecast.plot.fields import Series
+from afno_forecast.plot.choices import Look, When
 from afno_forecast.plot.report import write_report
+from afno_forecast.plot.series import Series
 from afno_forecast.plot.views import view_for
 
+START = When(init="first")
 EVIL = '"><script>alert("x")</script><img src=http://example.org/x onerror=alert(1)> \x1b[31m & $x'
 
 
 def test_a_frame_a_lead_of_one_size_that_differ(forecast: xr.Dataset, truth: xr.Dataset, tmp_path: Path) -> None:
     frames = []
-    with Image.open(animate(forecast, "t2m", tmp_path / "a.gif", truth=truth, init="first", dpi=40)) as picture:
+    with Image.open(animate(forecast, "t2m", tmp_path / "a.gif", truth=truth, when=START, look=Look(dpi=40))) as picture:
         assert picture.info["loop"] == 0
         for i in range(picture.n_frames):
             picture.seek(i)
@@ -50,11 +52,11 @@ def test_a_frame_is_what_a_whole_drawing_gives_and_colours_do_not_move(forecast:
 
 def test_an_animation_needs_leads_and_a_gif(truth: xr.Dataset, forecast: xr.Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no lead times"):
-        animate(truth, "t2m", tmp_path / "a.gif", init="first")
-    with pytest.raises(ConfigError, match=r"end it in \.gif"):
-        animate(forecast, "t2m", tmp_path / "a.mp4", init="first")
+        animate(truth, "t2m", tmp_path / "a.gif", when=START)
+    with pytest.raises(ConfigError, match=r"end it in \.gif, \.mp4"):
+        animate(forecast, "t2m", tmp_path / "a.avi", when=START)
     with pytest.raises(ConfigError, match="frames a second"):
-        animate(forecast, "t2m", tmp_path / "a.gif", init="first", fps=0)
+        animate(forecast, "t2m", tmp_path / "a.gif", when=START, fps=0)
 
 
 @pytest.fixture(scope="module")
