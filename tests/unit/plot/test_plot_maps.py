@@ -19,7 +19,6 @@ from afno_forecast.plot.fields import Field
 from afno_forecast.plot.series import Series, truth_for
 from afno_forecast.plot.views import NAMES, view_for
 
-
 DAY, FIRST = When(init="first", lead="1d"), When(time="first")
 
 
