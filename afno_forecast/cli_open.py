@@ -58,7 +58,7 @@ def open_fields(paths: Sequence[Path], echo: Callable[[str], None] | None = None
     if echo is not None:
         for line in tell(source.notes):
             echo(f"note: {line}")
-    return source.dataset
+    return source.dataset.assign_attrs(source.attrs)
 
 
 def describe(path: Path) -> str:

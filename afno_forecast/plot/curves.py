@@ -178,7 +178,7 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
         corner = (left + column * (wide + gap_x)) / width, 1 - (top + row * (tall + gap_y) + tall) / height
         _panel(figure.add_axes((*corner, wide / width, tall / height)), curve, metric, metrics_of(scores)[metric].better)
     lines = [line for axes in figure.axes for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    canvas.legend(figure, [(line, str(line.get_label())) for line in lines], top - 0.48)
+    canvas.legend(figure, [(line, str(line.get_label())) for line in lines], top - 0.34)
     return figure
 
 

@@ -12,17 +12,16 @@ _STEPS = (3600, 3 * 3600, 6 * 3600, 12 * 3600, *(86400 * days for days in (1, 2,
 
 
 def marks(seconds: NDArray[np.int64], calendar: str, most: int) -> list[tuple[int, str]]:
-    """(instant, words) at round times between the first and the last instant, at most about `most`; `2 Jan`, with the hour where it matters."""
+    """(instant, words) at round times between the first and the last instant, at most about `most`; `2 Jan`, `12 UTC`."""
     first, last = int(seconds.min()), int(seconds.max())
     step = next((s for s in _STEPS if (last - first) / s < most), _STEPS[-1])
     start = -(-first // step) * step if step <= 86400 else -(-first // 86400) * 86400
     instants = list(range(start, last + 1, step)) or [first]
-    return [(instant, date_text(instant, calendar, hour=step < 86400)) for instant in instants]
+    return [(instant, date_text(instant, calendar)) for instant in instants]
 
 
-def date_text(instant: int, calendar: str, *, hour: bool = True) -> str:
-    """`2 Jan 12 UTC`, or `2 Jan`."""
+def date_text(instant: int, calendar: str) -> str:
+    """`2 Jan` at midnight, `12 UTC` at other hours."""
     date, _, clock = times.format_instant(instant, calendar).partition("T")
     _, month, day = date.rsplit("-", 2)
-    words = f"{int(day)} {_MONTHS[int(month) - 1]}"
-    return f"{words} {clock[:2]} UTC" if hour else words
+    return f"{int(day)} {_MONTHS[int(month) - 1]}" if clock[:2] in ("", "00") else f"{clock[:2]} UTC"

@@ -129,7 +129,8 @@ def _draw(axes: Axes, section: Section, scale: Scale, method: str) -> None:
 def build_hovmoller(section: Section, band: Band | None, truth: Section | None = None, look: Look = _PLAIN) -> Figure:
     """The page as a figure: one diagram, or forecast and truth side by side in the same colours."""
     method, shown = method_of(look.style), [section] + ([truth] if truth else [])
-    width, left, right, gap, top, tall, bottom = (8.0 if truth is None else 12.0), 1.15, 0.45, 0.5, 1.5, 4.4, 1.4
+    width, left, right, gap, tall, bottom = (8.0 if truth is None else 12.0), 1.3, 0.45, 0.5, 4.4, 1.4
+    top = 1.15 if truth is None else 1.45
     height, wide = top + tall + bottom, (width - left - right - gap * (len(shown) - 1)) / len(shown)
     figure = style.new_figure(width, height, look.dpi)
     first = section.first
@@ -140,7 +141,7 @@ def build_hovmoller(section: Section, band: Band | None, truth: Section | None =
         axes = figure.add_axes(((left + index * (wide + gap)) / width, bottom / height, wide / width, tall / height))
         _draw(axes, part, scale, method)
         axes.tick_params(labelsize=8, color=style.MUTED, labelcolor=style.INK, labelfontfamily=style.FONT, length=3)
-        words = [w if start is None else f"{w}\n+{(t - start) / 86400:g} d" for t, w in ticks]
+        words = [w if start is None else f"{w}   +{(t - start) / 86400:g} d" for t, w in ticks]
         axes.set_yticks([t for t, _ in ticks], words if index == 0 else [""] * len(ticks))
         style.name_axes(axes, "x" if isinstance(first.grid, BoxGrid) else "")
         if truth is not None:

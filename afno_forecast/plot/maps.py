@@ -97,7 +97,7 @@ def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overla
     title = title_of(field)
     if overlay is not None:
         panel.overlay(overlay.values, overlay.variable, overlay.grid)
-        title += f";  lines: {lowered(overlay.label)} ({overlay.units.text})"
+        title += f";  lines: {_lines_text(field, overlay)} ({overlay.units.text})"
     if wind is not None:
         panel.wind(wind[0].values, wind[1].values, wind[0].grid, wind_form)
         title += f";  wind {wind_form} {_height_of(wind[0])}"
@@ -109,6 +109,14 @@ def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overla
     barbs = "Barbs: half 2.5, full 5, flag 25 m/s.  " if wind is not None and wind_form == "barbs" else ""
     canvas.footer(figure, f"{span}{barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.credit(field.grid)}")
     return figure
+
+
+def _lines_text(field: Field, overlay: Field) -> str:
+    """What the lines show, without what the title says already."""
+    if field.is_spread and overlay.short == field.short:
+        return "ensemble mean"
+    shared = field.label.partition(", ")[2]
+    return lowered(overlay.label.removesuffix(f", {shared}") if shared else overlay.label)
 
 
 def plot_map(ds: xr.Dataset, variable: str, out: Path, *, when: When = _NOW, look: Look = _PLAIN, wind: str | None = None,

@@ -92,7 +92,7 @@ def read_card(scores: xr.Dataset, *, metric: str = "rmse", reference: str | None
         if tests is not None:
             p = tests.get(curve.short)
             chance.append(np.zeros(len(leads), dtype=bool) if p is None else ~(p[[curve.leads.tolist().index(lead) for lead in leads]] < _LEVEL))
-    rows = [(c.label.partition(" at ")[0], c.label.partition(" at ")[2], c.short) for c in curves]
+    rows = [(c.label[:1].upper() + c.label[1:].partition(" at ")[0], c.label.partition(" at ")[2], c.short) for c in curves]
     return Card(rows, np.array(leads), np.stack(change), np.stack(chance) if tests is not None else None, bool(curves[0].units), better == "higher",
                 reference)
 

@@ -22,6 +22,7 @@ from ..errors import DataError
 from . import canvas, style
 from .curves import forecasts_text
 from .fields import Float, clean, describe_source, units_for
+from .scorecard import thinned
 from .style import INK, MUTED, say
 
 _ENDING = "_energy_spectrum"
@@ -71,7 +72,7 @@ def spectral_names(scores: xr.Dataset) -> list[str]:
 
 
 def read_spectra(scores: xr.Dataset, name: str) -> SpectraOfVariable:
-    """Spectra of one variable at up to six leads, the first and the last among them. Raises DataError when the file has none of it."""
+    """Spectra of one variable at up to six leads, the last among them. Raises DataError when the file has none of it."""
     variable, level = vocabulary.split_name(name)
     have = spectral_names(scores)
     short = vocabulary.short_name(variable, level)
@@ -84,7 +85,8 @@ def read_spectra(scores: xr.Dataset, name: str) -> SpectraOfVariable:
         item, resolution = item.sel(level=level), resolution.sel(level=level)
     seconds = item["lead_time"].values.astype("timedelta64[s]").astype(np.int64)
     order = np.argsort(seconds)
-    chosen = order if len(order) <= _MOST_LEADS else order[np.unique(np.linspace(0, len(order) - 1, _MOST_LEADS).round().astype(int))]
+    wanted = thinned(seconds[order].tolist(), _MOST_LEADS)
+    chosen = np.array([i for i in order if int(seconds[i]) in wanted])
     units = units_for(variable, scores[variable].attrs.get("units") if variable in scores else None)
     factor = units.factor ** 2
     item = item.isel(lead_time=chosen, zonal_wavenumber=slice(1, None)).transpose("series", "band", "lead_time", "zonal_wavenumber")
@@ -166,8 +168,8 @@ def _ratio(axes: Axes, band: BandSpectra, found: SpectraOfVariable, colours: lis
     with np.errstate(invalid="ignore", divide="ignore"):
         for colour, forecast, truth in zip(colours, band.forecast_LK, band.truth_LK, strict=True):
             axes.loglog(wavenumbers, _positive(forecast / truth), color=colour, linewidth=1.3, zorder=3)
-    axes.set_ylim(0.05, 5)
-    axes.set_yticks([0.1, 0.5, 1, 2, 5], ["0.1", "0.5", "1", "2", "5"])
+    axes.set_ylim(0.1, 10)
+    axes.set_yticks([0.1, 0.5, 1, 2, 10], ["0.1", "0.5", "1", "2", "10"])
     axes.yaxis.set_minor_locator(NullLocator())
     _wavenumber_axis(axes, len(wavenumbers))
 
