@@ -169,4 +169,4 @@ def test_marks_are_round_and_name_the_day_at_midnight() -> None:
     start = parse_instant("2002-12-30T18")
     found = marks(np.array([start, start + 2 * 86400]), "proleptic_gregorian", 6)
     assert [words for _, words in found] == ["31 Dec", "12 UTC", "1 Jan", "12 UTC"]
-    assert [words for _, words in marks(np.array([start, start + 40 * 86400]), "proleptic_gregorian", 6)][0].endswith(("Dec", "Jan"))
+    assert next(words for _, words in marks(np.array([start, start + 40 * 86400]), "proleptic_gregorian", 6)).endswith(("Dec", "Jan"))
