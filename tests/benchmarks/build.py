@@ -1,6 +1,6 @@
 """Building a store: time and peak memory of `build_store` against xarray's way, each in a process of its own, from the same netCDF files.
 
-    python tests/benchmarks/build.py --memory 150 --json tests/benchmarks/results/build/build.json
+    python tests/benchmarks/build.py --memory 150 --json tests/benchmarks/results/store_build/build.json
 
 The source is `--factor` times larger than `--memory` (MB). The other way is what xarray offers: `open_mfdataset`, `to_zarr`, then the
 statistics that training needs (mean, standard deviation, minimum, maximum, standard deviation of the tendency; area-weighted, float64)
