@@ -30,6 +30,7 @@ from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, 
 from .times import format_duration, format_instant, parse_duration, parse_instant
 from .training.parallel import Layout, parallelize, plan_mesh
 from .training.run_folder import run_folder
+from .training.stages import with_stages
 from .training.train import TrainingConfig, fit
 from .training.validation import ValidationConfig, Validator
 
@@ -169,7 +170,7 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
     end = None if max_seconds is None else time.monotonic() + max_seconds
     folder, config = Path(experiment.output), experiment.training
     with distributed.session():
-        mesh = plan_mesh(config.parallel, batch_size=config.batch_size, accumulate=config.accumulate)
+        mesh = plan_mesh(config.parallel, batch_sizes=config.batch_sizes, accumulate=config.accumulate)
         if not mesh.first:
             mesh.world.texts("")  # the first process holds the folder and has looked into it
             _train_into(folder, experiment, resume, _say_nothing, mesh=mesh, end=end)
@@ -198,6 +199,7 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     forecaster = _build(experiment, inputs)
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
+    experiment, given = _staged(experiment, store, train), experiment
     config = experiment.training
     layout = parallelize(forecaster, mesh, sharded=config.parallel.sharded, checkpointing=config.checkpointing, compile_blocks=config.compile)
     loader = _loader(experiment, store, forecaster, train, layout)
@@ -208,7 +210,7 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     validator = Validator(store, forecaster, experiment.validation, start=validation[0], end=validation[1])
     for name in validator.unscored:
         echo(f"note: channel {name} does not change over the validation period; it does not count in the validation score")
-    config_text = dump_config(experiment)
+    config_text = dump_config(given)
     if mesh.first:
         (folder / "config.yaml").write_text(config_text)
     echo(f"{experiment.name}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, {len(forecaster.channels)} channels on "
@@ -225,7 +227,15 @@ def try_out(experiment: Experiment) -> None:
     """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
     store = _open_store(experiment, measure=False)
     train, _ = check_periods(experiment, store)
+    experiment = _staged(experiment, store, train)
     _loader(experiment, store, _build(experiment, model_inputs(experiment, store, measure=False)), train, Layout())
+
+
+def _staged(experiment: Experiment, store: Store | DirectStore, train: tuple[int, int]) -> Experiment:
+    """The experiment with the stages of its training written out."""
+    step = time_steps_of(experiment.model, parse_duration(experiment.data.time_step))[0]
+    training = with_stages(experiment.training, store.times, time_step=step, history=experiment.model.history, period=train)
+    return experiment.model_copy(update={"training": training})
 
 
 def _loader(experiment: Experiment, store: Store | DirectStore, forecaster: Forecaster, train: tuple[int, int], layout: Layout) -> Loader:
@@ -235,8 +245,8 @@ def _loader(experiment: Experiment, store: Store | DirectStore, forecaster: Fore
                     batch_size=config.batch_size, seed=experiment.seed, delivery=layout.delivery(cache_bytes=config.cache_megabytes << 20))
     for step, rollout in _longest_rollouts(experiment, forecaster).items():
         largest = loader.num_samples(rollout, step)
-        if config.batch_size > largest:
-            raise ConfigError(f"a batch of {config.batch_size} is larger than the training period's {largest} samples at rollout {rollout}"
+        if max(config.batch_sizes) > largest:
+            raise ConfigError(f"a batch of {max(config.batch_sizes)} is larger than the training period's {largest} samples at rollout {rollout}"
                               f"{f' of {format_duration(step)}' if len(forecaster.time_steps) > 1 else ''}", where="training.batch_size",
                               fix=f"use at most training.batch_size={largest}, or a longer training period")
     return loader

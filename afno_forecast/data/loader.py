@@ -139,7 +139,8 @@ class Loader:
         """Windows in an epoch. Raises DataError when there are none."""
         return len(self.windows(num_steps, time_step))
 
-    def batches(self, num_steps: int, *, stage: int, position: int = 0, time_steps: Sequence[int] = ()) -> Iterator[Batch]:
+    def batches(self, num_steps: int, *, stage: int, position: int = 0, time_steps: Sequence[int] = (),
+                batch_size: int | None = None) -> Iterator[Batch]:
         """Batches without end; a batch at the end of an epoch goes on into the next.
 
         Args:
@@ -148,6 +149,7 @@ class Loader:
             position: samples of the stage already delivered, to all ranks together: the next batch starts with the sample after them.
             time_steps: seconds between neighbours of a window; each batch draws one (see `draw_step`), the windows of each in epochs of
                 their own. By default the loader's own.
+            batch_size: windows in a batch of all ranks together; the loader's own by default.
 
         Yields:
             Batches, prepared in threads, at most `prefetch` ahead. Close the iterator to stop them.
@@ -158,7 +160,7 @@ class Loader:
         """
         if position < 0:
             raise ValueError(f"position {position} is negative")
-        plan = self._plan(num_steps, stage, position, tuple(time_steps) or (self._time_step,))
+        plan = self._plan(num_steps, stage, position, tuple(time_steps) or (self._time_step,), batch_size or self._batch_size)
         threads: list[threading.Thread] = []
         pool = ThreadPoolExecutor(self.delivery.threads, thread_name_prefix="loader", initializer=lambda: threads.append(threading.current_thread()))
         ahead: deque[_Pending] = deque()
@@ -173,19 +175,19 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _plan(self, num_steps: int, stage: int, position: int, steps: tuple[int, ...]) -> _Plan:
+    def _plan(self, num_steps: int, stage: int, position: int, steps: tuple[int, ...], batch_size: int) -> _Plan:
         windows = {step: self.windows(num_steps, step).index for step in steps}
-        share = self._batch_size // self.delivery.world
+        share = batch_size // self.delivery.world
         mine = slice(self.delivery.rank * share, (self.delivery.rank + 1) * share)
 
         def draw(number: int) -> NDArray[np.int64]:
-            count, offset = divmod(position + number * self._batch_size, self._batch_size)
+            count, offset = divmod(position + number * batch_size, batch_size)
             step, before = draw_step(steps, count, seed=self.seed, stage=stage)
-            order = sample_order(len(windows[step]), self._batch_size, seed=self.seed, stage=stage, position=before * self._batch_size + offset,
+            order = sample_order(len(windows[step]), batch_size, seed=self.seed, stage=stage, position=before * batch_size + offset,
                                  shuffle=self.delivery.shuffle)
             return windows[step][order[mine]]
 
-        return _Plan(self._store, self._cache, draw, depth=self.delivery.shuffle.pool // self._batch_size)
+        return _Plan(self._store, self._cache, draw, depth=self.delivery.shuffle.pool // batch_size)
 
     def _submit(self, pool: ThreadPoolExecutor, planned: tuple[NDArray[np.int64], dict[int, Kept | None]]) -> _Pending:
         rows, kept = planned

@@ -22,7 +22,7 @@ from .schedule import Budget
 
 TENSORS, PROGRESS, LATEST = "state.safetensors", "state.json", "latest"
 _KEEP = 2
-_YOUNGER = ("num_processes",)  # absent from checkpoints of earlier versions
+_YOUNGER = ("num_processes", "reductions", "without_best")  # absent from checkpoints of earlier versions
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Progress:
         best_score: lowest validation score so far.
         precision: resolved compute precision, kept over a resume.
         num_processes: processes of the training that wrote it.
+        reductions: how often the learning rate was lowered on a plateau.
+        without_best: validations since the last best one or reduction.
     """
 
     train_step: int = 0
@@ -49,6 +51,8 @@ class Progress:
     best_score: float = float("inf")
     precision: str = "float32"
     num_processes: int = 1
+    reductions: int = 0
+    without_best: int = 0
 
     def add(self, *, samples: int, seconds: float, core_seconds: float) -> None:
         """One update more."""
@@ -56,6 +60,12 @@ class Progress:
         self.position += samples
         self.seconds += seconds
         self.core_seconds += core_seconds
+
+    def judge(self, better: bool, patience: int) -> None:
+        """Count a validation; after more than `patience` without a new best, one reduction more."""
+        self.without_best = 0 if better else self.without_best + 1
+        if self.without_best > patience:
+            self.reductions, self.without_best = self.reductions + 1, 0
 
     def spent(self, budget: Budget) -> float:
         """Share of the budget, 0 at the start, 1 or more at the end."""

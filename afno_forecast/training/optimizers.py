@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from ..config import Strict
 from ..distributed import own_share, shared_like, whole
 from ..nn.backbone import muon_parameters
+from .schedule import Shape
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -36,6 +37,12 @@ class OptimizerConfig(Strict):
     """Largest norm of the whole gradient."""
     warmup: float = Field(default=0.04, ge=0, lt=1)
     """Share of the budget over which the learning rate rises from zero."""
+    schedule: Shape = "cosine"
+    """After that: cosine falls to zero at the end; constant stays; plateau falls when validations no longer get better."""
+    patience: int = Field(default=1, ge=0)
+    """For plateau: validations without a new best that are borne; the next one lowers the learning rate."""
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    """For plateau: what the learning rate is multiplied by."""
 
 
 # Quintic Newton-Schulz iteration with the coefficients of K. Jordan et al., "Muon: an optimizer for hidden layers" (2024):

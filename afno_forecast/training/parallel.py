@@ -9,7 +9,7 @@ Axes: B batch, T time, C channel, H row, W column.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -87,7 +87,7 @@ def pieces(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.states[start:start + size], batch.seconds[start:start + size])
 
 
-def plan_mesh(config: ParallelConfig, *, batch_size: int, accumulate: int) -> Mesh:
+def plan_mesh(config: ParallelConfig, *, batch_sizes: Sequence[int], accumulate: int) -> Mesh:
     """The mesh of the processes that were started; all must call it.
 
     Raises ConfigError when the dimensions do not make up their number, or the samples of an update cannot be divided.
@@ -95,9 +95,10 @@ def plan_mesh(config: ParallelConfig, *, batch_size: int, accumulate: int) -> Me
     rest = config.spatial * config.block
     data = config.data or max(1, world_size() // rest)
     mesh = make_mesh(data, config.spatial, config.block)
-    if batch_size % (data * accumulate):
-        raise ConfigError(f"{batch_size} samples in an update cannot be divided among {data} processes in {accumulate} pieces each",
-                          where="training.batch_size", fix=f"use training.batch_size={-(-batch_size // (data * accumulate)) * data * accumulate}")
+    for size in batch_sizes:
+        if size % (data * accumulate):
+            raise ConfigError(f"{size} samples in an update cannot be divided among {data} processes in {accumulate} pieces each",
+                              where="training.batch_size", fix=f"use training.batch_size={-(-size // (data * accumulate)) * data * accumulate}")
     return mesh
 
 

@@ -1,9 +1,10 @@
-"""Budget, stages of the rollout length, and the learning rate: all functions of the share of the budget spent."""
+"""Budget, stages, and the learning rate: functions of the share of the budget spent and, for a plateau, of the validations so far."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -43,13 +44,20 @@ class Budget(Strict):
         return f"{self.core_minutes:g} core minutes" if self.core_minutes is not None else f"{self.minutes:g} minutes"
 
 
+Shape = Literal["cosine", "constant", "plateau"]
+
+
 class Stage(Strict):
-    """A part of the training with one rollout length."""
+    """A part of the training with one rollout length, learning rate and batch."""
 
     until: float = Field(gt=0, le=1)
     """Share of the budget at which the stage ends."""
     rollout: int = Field(ge=1, le=64)
-    """Model steps in the loss; gradients flow through all of them."""
+    """Model steps in the loss; gradients flow through all of them, unless training.loss.push_forward says otherwise."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate in this stage, which the schedule goes on to scale; training.optimizer.learning_rate when absent."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Samples in an update of this stage; training.batch_size when absent."""
     time_steps: tuple[str, ...] = ()
     """Which of the model's time steps to train, each batch one of them: [24h, 24h, 6h] takes twice as many of 24 h. Empty: all, equally often."""
 
@@ -70,9 +78,51 @@ def stage_at(stages: Sequence[Stage], spent: float) -> int:
     return next((i for i, s in enumerate(stages) if spent < s.until), len(stages) - 1)
 
 
-def learning_rate_factor(spent: float, warmup: float) -> float:
-    """Linear rise from zero over `warmup`, then a half cosine to zero at 1."""
+class RolloutGrowth(Strict):
+    """Short form of stages: the rollout starts with some steps and grows by one every so many epochs. Needs budget.train_steps."""
+
+    start: int = Field(default=1, ge=1, le=64)
+    """Model steps in the loss at first."""
+    epoch_increment: int = Field(default=1, ge=1)
+    """Epochs (every sample of the training period once) between one more step and the next."""
+    maximum: int = Field(ge=1, le=64)
+    """Model steps at most."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> RolloutGrowth:
+        if self.maximum < self.start:
+            raise ValueError(f"the maximum, {self.maximum}, is below the start, {self.start}")
+        return self
+
+    def stages(self, train_steps: int, updates_in_epoch: Callable[[int], float]) -> tuple[Stage, ...]:
+        """The stages in full.
+
+        Args:
+            train_steps: updates of the whole training.
+            updates_in_epoch: of a rollout length.
+        """
+        found: list[Stage] = []
+        spent = 0.0
+        for length in range(self.start, self.maximum + 1):
+            spent += self.epoch_increment * updates_in_epoch(length) / train_steps
+            last = length == self.maximum or spent >= 1
+            found.append(Stage(until=1.0 if last else spent, rollout=length))
+            if last:
+                break
+        return tuple(found)
+
+
+def learning_rate_factor(spent: float, warmup: float, shape: Shape = "cosine", reduced: float = 1.0) -> float:
+    """Share of the peak learning rate.
+
+    Args:
+        spent: share of the budget.
+        warmup: share of the budget over which it rises linearly from zero.
+        shape: what follows: a half cosine to zero at 1; 1; or `reduced`.
+        reduced: what validations without progress have left of it.
+    """
     if spent < warmup:
         return spent / warmup
-    progress = min(1.0, (spent - warmup) / (1 - warmup))
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    if shape == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (spent - warmup) / (1 - warmup))))
+    return reduced if shape == "plateau" else 1.0

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 import xarray as xr
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..config import Strict
@@ -32,7 +32,7 @@ from .log import RunLog
 from .loss import LossConfig, RolloutLoss
 from .optimizers import OptimizerConfig, Optimizers, WeightAverage
 from .parallel import Layout, ParallelConfig, pieces
-from .schedule import Budget, Stage, check_stages, learning_rate_factor, stage_at
+from .schedule import Budget, RolloutGrowth, Stage, check_stages, learning_rate_factor, stage_at
 from .validation import ValidationConfig, Validator
 
 Precision = Literal["float32", "bfloat16"]
@@ -45,8 +45,10 @@ class TrainingConfig(Strict):
     """How long."""
     batch_size: int = Field(ge=1)
     """Samples in an update."""
-    stages: tuple[Stage, ...]
-    """Rollout length of the loss, in parts of the budget."""
+    stages: tuple[Stage, ...] = ()
+    """Rollout length of the loss, learning rate and batch, in parts of the budget."""
+    rollout: RolloutGrowth | None = None
+    """Instead of stages: a rollout that grows with the epochs."""
     loss: LossConfig = LossConfig()
     """What is made small."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -70,11 +72,30 @@ class TrainingConfig(Strict):
     parallel: ParallelConfig = ParallelConfig()
     """How several processes divide the work."""
 
-    @field_validator("stages")
-    @classmethod
-    def _follow_each_other(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-        check_stages(stages)
-        return stages
+    @model_validator(mode="after")
+    def _follow_each_other(self) -> TrainingConfig:
+        if self.rollout is None:
+            check_stages(self.stages)
+        elif self.stages:
+            raise ValueError("stages and rollout say the same thing: give one of them")
+        elif self.budget.train_steps is None:
+            raise ValueError("a rollout that grows with the epochs needs budget.train_steps; with another budget write stages")
+        return self
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Samples in an update, of every stage."""
+        return tuple(stage.batch_size or self.batch_size for stage in self.stages) or (self.batch_size,)
+
+    def batch_in(self, stage: int) -> int:
+        """Samples in an update of a stage."""
+        return self.stages[stage].batch_size or self.batch_size
+
+    def learning_rate_at(self, progress: Progress) -> float:
+        """The learning rate of the next update."""
+        optimizer, stage = self.optimizer, self.stages[progress.stage]
+        factor = learning_rate_factor(progress.spent(self.budget), optimizer.warmup, optimizer.schedule, optimizer.factor**progress.reductions)
+        return (stage.learning_rate or optimizer.learning_rate) * factor
 
 
 def resolve_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
@@ -120,7 +141,7 @@ class Run:
             self.close()
             self.progress.stage, self.progress.position = stage, position
             settings = self.config.stages[stage]
-            self.batches = self.loader.batches(settings.rollout, stage=stage, position=position,
+            self.batches = self.loader.batches(settings.rollout, stage=stage, position=position, batch_size=self.config.batch_in(stage),
                                                time_steps=settings.step_seconds(self.forecaster.time_steps))
         return next(self.batches)
 
@@ -239,14 +260,14 @@ def fit(forecaster: Forecaster, loader: Loader, validator: Validator, config: Tr
         while (spent := progress.spent(config.budget)) < 1:
             batch = run.next_batch(stage_at(config.stages, spent))
             num_steps = config.stages[progress.stage].rollout
-            learning_rate = config.optimizer.learning_rate * learning_rate_factor(spent, config.optimizer.warmup)
+            learning_rate = config.learning_rate_at(progress)
             part = run.differentiate(batch, num_steps, autocast)
             norm = run.optimizers.clip().item()
             beat = lockstep.beat(part)
             _require_finite(beat.loss, norm, run, batch, log)
             run.optimizers.step(learning_rate)
             run.average.update(forecaster)
-            progress.add(samples=config.batch_size, seconds=beat.seconds, core_seconds=beat.core_seconds)
+            progress.add(samples=config.batch_in(progress.stage), seconds=beat.seconds, core_seconds=beat.core_seconds)
             log.update(progress.train_step, num_steps, beat.loss, norm, learning_rate)
             _show(log, run, beat.loss, num_steps)
             if _validation_due(progress, config, validator.config):
@@ -292,6 +313,8 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
         spent = min(1.0, progress.spent(run.config.budget))
         progress.num_validations = int(spent * validator.config.count + 1e-9)
         better = score < progress.best_score
+        if run.config.optimizer.schedule == "plateau":
+            progress.judge(better, run.config.optimizer.patience)
         log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
                   channels={str(name): [round(float(v), 4) for v in item.values] for name, item in table.data_vars.items()})
         log.say(f"validation at train step {progress.train_step}: RMSE / persistence {score:.4f}{'  (best)' if better else ''}")
@@ -307,7 +330,7 @@ def _show(log: RunLog, run: Run, loss: float, num_steps: int) -> None:
     progress = run.progress
     spent = progress.spent(run.config.budget)
     left = progress.seconds * (1 - spent) / spent if spent else 0.0
-    rate = run.config.batch_size / max(progress.seconds / progress.train_step, 1e-9)
+    rate = run.config.batch_in(run.progress.stage) / max(progress.seconds / progress.train_step, 1e-9)
     log.progress(spent, f"step {progress.train_step}  loss {loss:.4f}  rollout {num_steps}  {rate:.1f} samples/s  "
                  f"{run.waiting():.1%} waiting for data", left)
 

@@ -85,7 +85,7 @@ def measure_speed(network: str, mesh: Mesh, rounds: int, steps: int) -> dict[str
 
 def measure_bytes(network: str, size: int) -> dict[str, object]:
     """What one process sends in one update, by purpose and layer."""
-    mesh = plan_mesh(ParallelConfig(spatial=size), batch_size=BATCH, accumulate=1)
+    mesh = plan_mesh(ParallelConfig(spatial=size), batch_sizes=(BATCH,), accumulate=1)
     run = make_run(network, mesh)
     update(run)
     spatial = dict(mesh.spatial.traffic)
@@ -100,7 +100,7 @@ def main(folder: Path, rank: int, rounds: int, steps: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     with distributed.session(f"file://{folder}/meet?rank={rank}&world_size=2"):
-        mesh = plan_mesh(ParallelConfig(), batch_size=BATCH, accumulate=1)
+        mesh = plan_mesh(ParallelConfig(), batch_sizes=(BATCH,), accumulate=1)
         result = {name: {"data_parallel": measure_speed(name, mesh, rounds, steps), "spatial_parallel": measure_bytes(name, 2)} for name in NETWORKS}
     (folder / f"{rank}.json").write_text(json.dumps(result))
 

@@ -129,7 +129,7 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
         for case in cases:
             _, _, parallel, accumulate = CASES[case]
             dimensions = ParallelConfig.model_validate({k: v for k, v in parallel.items() if k != "checkpointing"})
-            mesh = plan_mesh(dimensions, batch_size=4, accumulate=accumulate)
+            mesh = plan_mesh(dimensions, batch_sizes=(4,), accumulate=accumulate)
             alone, run = make_run(case, Mesh(), folder), make_run(case, mesh, folder / case)
             wanted, found = train(case, alone), train(case, run)
             traffic = {axis.name: dict(axis.traffic) for axis in (mesh.data, mesh.spatial, mesh.block, mesh.world)}
