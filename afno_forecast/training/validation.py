@@ -17,6 +17,7 @@ from ..data.store import Store
 from ..errors import ConfigError, DataError
 from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
+from ..noise import NoiseDraw
 from ..times import format_duration, parse_duration
 from ..verify.scores import Scorer, pick
 from .parallel import Layout
@@ -35,6 +36,8 @@ class ValidationConfig(Strict):
     """Length of each rollout, for example 5d."""
     batch_size: int = Field(default=8, ge=1)
     """Init times stepped together."""
+    members: int | None = Field(default=None, ge=2)
+    """For a model with noise channels: forecasts from each init time, whose mean is scored; one without noise when absent."""
 
 
 class Validator:
@@ -50,6 +53,9 @@ class Validator:
         self._store = store
         self._channels = forecaster.channels
         self._index_C = store.channel_index(forecaster.channels)
+        if config.members and forecaster.noise is None:
+            raise ConfigError("the model reads no noise: members would be copies of each other", where="validation.members",
+                              fix="leave it out, or set model.noise_lengths_km")
         step, lead = forecaster.time_step, parse_duration(config.lead_time)
         if lead % step:
             raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {format_duration(step)}")
@@ -91,10 +97,14 @@ class Validator:
             windows = self._windows[first:first + self.config.batch_size]
             inits = self.init_seconds[first:first + self.config.batch_size]
             history_BTCHW = torch.stack([self._states(w[:self._history]) for w in windows]).to(device)
-            for state in rollout(forecaster, layout.own_rows(history_BTCHW), inits, self._num_steps):
+            members = self.config.members or 1
+            noise = NoiseDraw(0, np.arange(members).repeat(len(inits))) if self.config.members else None
+            start_BTCHW = layout.own_rows(history_BTCHW).repeat(members, 1, 1, 1, 1)
+            for state in rollout(forecaster, start_BTCHW, np.tile(inits, members), self._num_steps, noise=noise):
                 if state.step in self._scored:
                     truth_BCHW = self._states(windows[:, self._history - 1 + state.step])
-                    scorer.update(inits, state.lead_seconds, layout.all_rows(state.fields_BCHW).cpu(), truth_BCHW, None)
+                    mean_BCHW = state.fields_BCHW.view(members, -1, *state.fields_BCHW.shape[1:]).mean(0)
+                    scorer.update(inits, state.lead_seconds, layout.all_rows(mean_BCHW).cpu(), truth_BCHW, None)
         return self._relative(scorer.finalize())
 
     def _relative(self, scores: xr.Dataset) -> tuple[float, xr.Dataset]:

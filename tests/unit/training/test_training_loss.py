@@ -1,15 +1,20 @@
 """The configured loss: every option does what it says, which a test would miss if it did nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from pydantic import ValidationError
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.loader import Batch
 from afno_forecast.errors import ConfigError
+from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.forecast.perturb import Perturbation
+from afno_forecast.forecast.produce import Options, produce_forecast
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import LatLonGrid
@@ -160,3 +165,19 @@ def test_rolls_move_the_patches_and_by_whole_patches_nothing() -> None:
     area = LatLonGrid(-25 + 3.0 * np.arange(6), 150 + 3.0 * np.arange(12))
     with pytest.raises(ConfigError, match="whole circles"):
         loss(make(grid=area), roll="patch")
+
+
+def test_an_ensemble_is_trained_chosen_and_rolled_out_by_the_models_own_noise(tiny_experiment: Path, tiny_store: Path, tmp_path: Path) -> None:
+    overrides = ["model.noise_lengths_km=[3000]", "training.loss={kind: crps}", "training.budget.train_steps=4", "validation={count: 1, inits: 2, "
+                 "lead_time: 1d, members: 3}"]
+    model = run_training(load_experiment(tiny_experiment, overrides), resume=False, echo=lambda text: None)
+    out = [tmp_path / name for name in ("one.nc", "other.nc")]
+    for path, size in zip(out, (2, 3), strict=True):
+        produce_forecast(model, tiny_store, init="2001-01-26/2001-01-27/12h", lead_time=2 * STEP, out=path, batch_size=size, echo=lambda text: None,
+                         options=Options(members=3, perturbation=Perturbation("model", seed=4)))
+    with xr.open_dataset(out[0], decode_timedelta=True) as one, xr.open_dataset(out[1], decode_timedelta=True) as other:
+        t2m = one["2m_temperature"].transpose("number", ...)
+        assert float(t2m.std("number").min()) > 0 and one.attrs["perturbation"] == "model"
+        np.testing.assert_allclose(t2m.values, other["2m_temperature"].transpose("number", ...).values, rtol=1e-6)
+    with pytest.raises(ConfigError, match="reads no noise"):
+        run_training(load_experiment(tiny_experiment, ["validation.members=3", f"output={tmp_path / 'other'}"]), resume=False, echo=lambda text: None)
