@@ -130,6 +130,7 @@ class MapPanel:
 
     def wind(self, u: Float, v: Float, grid: Grid, form: str, columns: int = 34) -> None:
         """Wind on an even raster of the page, turned with the projection; u east, v north in m/s, shape (H, W). `arrows` or `barbs`."""
+        columns = columns if form == "arrows" else round(0.8 * columns)
         longitude, latitude = self.view.pixels(columns)
         inside = np.isfinite(longitude) & (np.abs(latitude) < 88)
         rows, width = longitude.shape

@@ -78,7 +78,8 @@ def write_mp4(out: Path, frames: Sequence[Image.Image], fps: float) -> Path:
         import imageio_ffmpeg
     except ImportError as error:
         raise ResourceError("MP4 needs the extra [video]", where=str(out), fix='pip install "afno-forecast[video]", or end --out in .gif') from error
-    size = tuple(n + n % 2 for n in frames[0].size)  # the colour planes have half the pixels
+    width, height = frames[0].size
+    size = (width + width % 2, height + height % 2)  # the colour planes have half the pixels
     part = out.with_name(f".{out.stem}.{os.getpid()}.part.mp4")
     try:
         writer = imageio_ffmpeg.write_frames(str(part), size, fps=fps, codec="libx264", quality=8, macro_block_size=2)

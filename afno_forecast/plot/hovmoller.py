@@ -73,7 +73,7 @@ def read_section(series: Series, band: Band | None, init: str | None) -> Section
     rows, _ = band_rows(series.grid, band)
     if series.leads is not None:
         start = series.instant(init)
-        moments = [(start, int(lead)) for lead in np.sort(series.leads)]
+        moments: list[tuple[int, int | None]] = [(start, int(lead)) for lead in np.sort(series.leads)]
     elif series.axis is not None:
         moments = [(int(t), None) for t in np.sort(series.axis.seconds)]
     else:

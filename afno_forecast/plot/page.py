@@ -42,6 +42,7 @@ dl{display:grid;grid-template-columns:minmax(8em,max-content) 1fr;gap:4px 18px;m
 dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}
 .tables{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:0 28px}
 .tables>div{overflow-x:auto}
+summary{cursor:pointer}
 .card+.card{margin-top:14px}
 footer{padding-top:26px;padding-bottom:40px}
 """
@@ -162,12 +163,17 @@ def facts(values: Mapping[str, Any]) -> str:
 
 def _plain(value: Any, depth: int = 0) -> str:
     if isinstance(value, Mapping):
-        return "\n".join(f"{'  ' * depth}{clean(k, 80)}: {_plain(v, depth + 1)}" for k, v in value.items())
+        return "\n".join(f"{'  ' * depth}{clean(k, 80)}:{_below(v, depth + 1)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(v, depth + 1) for v in value)
+        return ", ".join("{" + _plain(v).replace("\n", ", ") + "}" if isinstance(v, Mapping) else _plain(v, depth + 1) for v in value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return "\n".join(clean(line, 2000) for line in str(value).splitlines()) or str(value).strip()
+
+
+def _below(value: Any, depth: int) -> str:
+    """A value after its name: a mapping on the lines below it."""
+    return ("\n" if isinstance(value, Mapping) and value else " ") + _plain(value, depth)
 
 
 def whole(title: str, head: str, sections: Sequence[str], foot: str) -> str:

@@ -1,4 +1,4 @@
-"""One HTML file that opens from disk: maps with a slider over lead times, curves, tables, model card, credits."""
+"""One HTML file that opens from disk: maps with a slider over lead times, curves, score cards, spectra, tables, model card, credits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import times
 from ..errors import DataError
 from . import canvas, page, style
 from .animate import MotionPage, truths_for
-from .curves import build_scores, chosen_region, forecasts_text, read_curves
+from .curves import build_scores, chosen_region, forecasts_text, metric_name, metrics_of, read_curves
 from .fields import Field, clean, describe_source, lead_text
 from .film import Film
 from .maps import ComparePage, persistence_of
+from .scorecard import build_card, read_card
 from .series import Series, available, require_values
+from .spectra import build_spectra, read_spectra, spectral_names
 from .views import view_for
 
 _MAX_VARIABLES, _MAX_LEADS = 4, 9
@@ -64,8 +67,8 @@ def _leads(leads: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
     return sorted({ordered[0], *(ordered[int(i)] for i in cost.argmin(axis=1)), ordered[-1]})
 
 
-def _read(forecast: xr.Dataset, truth: xr.Dataset | None, name: str, start: int) -> _Run:
-    series = Series(forecast, name)
+def _read(forecast: xr.Dataset, truth: xr.Dataset | None, name: str, start: int, member: str | None = None) -> _Run:
+    series = Series(forecast, name, member)
     if series.leads is None:
         raise DataError("the forecast has no lead times: it is an analysis", where=series.short, fix="give a forecast file")
     fields = [series.at(start, lead) for lead in _leads(series.leads)]
@@ -106,8 +109,9 @@ def _pages(run: _Run) -> list[Image.Image]:
 
 def _maps(forecast: xr.Dataset, truth: xr.Dataset | None, names: Sequence[str], start: int) -> list[dict[str, Any]]:
     variables = []
-    for name in names:
-        run = _read(forecast, truth, name, start)
+    runs = [_read(forecast, truth, name, start) for name in names]
+    runs += [_read(forecast, None, name, start, "spread") for name in names if Series(forecast, name).num_members > 1]
+    for run in runs:
         frames = []
         for field, picture in zip(run.fields, _pages(run), strict=True):
             words = f"{'Forecast, truth and error' if run.truths else 'Forecast'} of {field.label}. {field.times_text()}"
@@ -124,19 +128,42 @@ def _scored(scores: xr.Dataset, names: Sequence[str]) -> list[str]:
 
 
 def _curves(scores: xr.Dataset, names: Sequence[str]) -> str:
-    metrics = [str(m) for m in np.atleast_1d(scores["metric"].values)]
     html = ""
-    for metric, words in (("rmse", "RMSE"), ("acc", "Anomaly correlation")):
-        if metric not in metrics:
-            continue
-        picture = Film(build_scores(scores, metric=metric, variables=_with(scores, metric, names), dpi=90), ()).picture(())
-        alt = f"{words} of model, persistence and climatology against lead time"
-        html += f'<div class="card"><img src="{page.data_uri(_png(picture))}" alt="{alt}"></div>'
+    for metric in ("rmse", "acc", "crps", "spread_skill"):
+        if metric in metrics_of(scores) and (drawn := _with(scores, metric, names)):
+            html += _card_of(build_scores(scores, metric=metric, variables=drawn, dpi=90), f"{metric_name(metric)} against lead time")
     return f'<section aria-labelledby="h-curves"><h2 id="h-curves">Scores against lead time</h2>{html}</section>' if html else ""
 
 
+def _score_cards(scores: xr.Dataset) -> str:
+    """RMSE against each reference there is, all variables and levels."""
+    references = dict.fromkeys(name for curve in read_curves(scores) for name in curve.lines if name != "model")
+    html = ""
+    for reference in references:
+        card = read_card(scores, reference=reference)
+        html += _card_of(build_card(card, scores, metric="rmse", region=chosen_region(scores, None), dpi=90),
+                         f"RMSE against {reference} by variable and lead time")
+    return f'<section aria-labelledby="h-cards"><h2 id="h-cards">Score cards</h2>{html}</section>' if html else ""
+
+
+def _spectra(scores: xr.Dataset, names: Sequence[str]) -> str:
+    """Energy spectra of the first two variables that have them."""
+    have = spectral_names(scores)
+    chosen = [n for n in names if n in have][:2]
+    html = "".join(_card_of(build_spectra(read_spectra(scores, name), scores, 90), f"Zonal energy spectrum of {name}") for name in chosen)
+    return f'<section aria-labelledby="h-spectra"><h2 id="h-spectra">Energy spectra</h2>{html}</section>' if html else ""
+
+
+def _card_of(figure: Figure, alt: str) -> str:
+    """A figure as a picture in a frame."""
+    return f'<div class="card"><img src="{page.data_uri(_png(Film(figure, ()).picture(())))}" alt="{page.escape(alt)}"></div>'
+
+
 def _with(scores: xr.Dataset, metric: str, names: Sequence[str]) -> list[str]:
-    have = [c.short for c in read_curves(scores, metric=metric)]
+    try:
+        have = [c.short for c in read_curves(scores, metric=metric)]
+    except DataError:  # nothing is scored with it
+        return []
     return [n for n in names if n in have][:9]
 
 
@@ -160,9 +187,9 @@ def _tables(scores: xr.Dataset, names: Sequence[str]) -> str:
             rows.append((times.format_duration(int(lead)), numbers[0], numbers[1], numbers[2], skill if np.isfinite(skill) else None))
         html += page.score_table(f"{curve.label}, {curve.short}", curve.units, rows)
     region = page.escape(chosen_region(scores, None))
-    return (f'<section aria-labelledby="h-tables"><h2 id="h-tables">Tables: RMSE, {region}</h2><div class="card">'
-            '<p class="muted">Skill is 1 − model / persistence: above zero the model is better than repeating the initial state.</p>'
-            f'<div class="tables">{html}</div></div></section>')
+    return (f'<section aria-labelledby="h-tables"><h2 id="h-tables">Tables: RMSE, {region}</h2><details class="card">'
+            '<summary class="muted">Show. Skill is 1 − model / persistence; above zero: better than repeating the initial state.</summary>'
+            f'<div class="tables">{html}</div></details></section>')
 
 
 def write_report(out: Path, *, forecast: xr.Dataset, truth: xr.Dataset | None = None, scores: xr.Dataset | None = None,
@@ -195,7 +222,7 @@ def write_report(out: Path, *, forecast: xr.Dataset, truth: xr.Dataset | None = 
         simulated = first.simulated or (truth is not None and describe_source(truth.attrs)[1])
         scores = scores.assign_attrs(institution="simulated, not observed") if simulated else scores
         scored = _scored(scores, [Series(forecast, n).short for n in names])
-        sections += [_curves(scores, scored), _tables(scores, scored)]
+        sections += [_curves(scores, scored), _score_cards(scores), _spectra(scores, scored), _tables(scores, scored)]
     if model_card:
         card = page.facts(model_card)
         sections.append(f'<section aria-labelledby="h-card"><h2 id="h-card">Model card</h2><div class="card">{card}</div></section>')

@@ -163,7 +163,7 @@ def _cells(axes: Axes, card: Card, image: ScalarMappable, digits: int) -> None:
         if not np.isfinite(value):
             axes.add_patch(Rectangle((column, row), 1, 1, facecolor=style.MISSING, edgecolor="white", linewidth=0.8))
             continue
-        colour = image.to_rgba(value)
+        colour = tuple(float(c) for c in image.to_rgba(np.array([value]))[0])
         chance = card.by_chance_RL is not None and bool(card.by_chance_RL[row, column])
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
         if chance:

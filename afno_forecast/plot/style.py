@@ -102,9 +102,9 @@ def magnitude(variable: str, arrays: Sequence[Float]) -> Scale:
 
 
 def line_levels(variable: str, values: Float) -> Float:
-    """Levels of overlaid contour lines (shown units), at most a dozen."""
+    """Levels of overlaid contour lines (shown units), at most about twenty."""
     finite = _finite([values])
-    return _around(float(finite.min()), float(finite.max()), 14, _OWN_STEPS.get(variable, _STEPS))
+    return _around(float(finite.min()), float(finite.max()), 20, _OWN_STEPS.get(variable, _STEPS))
 
 
 def _from_white() -> Colormap:
