@@ -21,7 +21,7 @@ def commands() -> list[str]:
 def test_the_readme_has_commands_of_every_kind() -> None:
     text = "\n".join(commands())
     for word in ("data inspect", "data build", "config validate", "train", "rollout", "evaluate", "plot map", "plot compare", "plot scores",
-                 "plot animate", "plot report", "info", "doctor"):
+                 "plot animate", "plot report", "plot scorecard", "plot spectra", "plot meteogram", "plot hovmoller", "info", "doctor"):
         assert f"afno-forecast {word}" in text
     assert all((ROOT / path).exists() for path in re.findall(r"\]\(((?!http)[^)]+)\)", (ROOT / "README.md").read_text()))
 
@@ -42,7 +42,8 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
         expected = {0, 3} if "earthkit_pl_regular_ll.grib" in command else {0}  # 3: inspect says that this file is refused, and why
         assert done.returncode in expected, f"{shortened}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr and "Warning" not in done.stderr, f"{shortened}\n{done.stderr}"
-    for name in ("era5.png", "t2m.png", "tomorrow.nc", "z500.png", "scores.png", "t850.gif", "runs/report.html", "runs/scores.csv"):
+    for name in ("era5.png", "t2m.png", "tomorrow.nc", "z500.png", "scores.png", "scorecard.png", "spectra.png", "berlin.png", "hovmoller.png",
+                 "t850.gif", "runs/report.html", "runs/scores.csv"):
         assert (tmp_path / name).stat().st_size > 1000, name
 
 
