@@ -59,7 +59,7 @@ def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
         sheet.paste(frame, (0, i * frame.height))
     palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     colours = palette.getpalette() or []
-    palette.putpalette([255 if min(colours[i - i % 3: i - i % 3 + 3]) >= 250 else v for i, v in enumerate(colours)])
+    palette.putpalette([255 if min(colours[i - i % 3: i - i % 3 + 3]) >= 248 else v for i, v in enumerate(colours)])  # the page stays white
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = round(1000 / fps)
     buffer = io.BytesIO()
