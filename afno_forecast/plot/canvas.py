@@ -65,7 +65,7 @@ class MapPanel:
         self._y = np.zeros(0)
         self.image: Any = None
         self._contours: Any = None
-        self._background(0.4 if detail == "small" else 1.0)
+        self._background(float(np.clip(figure.get_figwidth() * box[2] / 5, 0.2, 0.45)) if detail == "small" else 1.0)
         if detail != "small":
             self._labels()
 
@@ -259,7 +259,7 @@ def heading(figure: Figure, title: str, times: str, source: str, *, top: float =
     """Title, times and source at the top left, `top` inches below the upper edge; returns the three texts."""
     width, height = figure.get_figwidth(), figure.get_figheight()
     x = 0.35 / width
-    size = float(np.clip(13.5 * (width - 0.6) * 72 / (13.5 * 0.62 * max(len(title), 1)), 9.5, 13.5))
+    size = float(np.clip(13.5 * (width - 0.6) * 72 / (13.5 * 0.62 * max(len(title), 1)), 8.5, 13.5))
     return [say(figure, x, 1 - (top + 0.02) / height, style.fit(title, width - 0.6, size * 1.1), size=size, weight="bold", ha="left", va="top"),
             say(figure, x, 1 - (top + 0.33) / height, style.fit(times, width - 0.6, 10), size=10, ha="left", va="top"),
             say(figure, x, 1 - (top + 0.58) / height, style.fit(source, width - 0.6, 8), size=8, color=MUTED, ha="left", va="top")]

@@ -141,7 +141,7 @@ def build_hovmoller(section: Section, band: Band | None, truth: Section | None =
         axes = figure.add_axes(((left + index * (wide + gap)) / width, bottom / height, wide / width, tall / height))
         _draw(axes, part, scale, method)
         axes.tick_params(labelsize=8, color=style.MUTED, labelcolor=style.INK, labelfontfamily=style.FONT, length=3)
-        words = [w if start is None else f"{w}   +{(t - start) / 86400:g} d" for t, w in ticks]
+        words = [w if start is None else f"{w}   {_after(t - start)}" for t, w in ticks]
         axes.set_yticks([t for t, _ in ticks], words if index == 0 else [""] * len(ticks))
         style.name_axes(axes, "x" if isinstance(first.grid, BoxGrid) else "")
         if truth is not None:
@@ -153,6 +153,11 @@ def build_hovmoller(section: Section, band: Band | None, truth: Section | None =
     _bar(bar, scale, title_of(first))
     canvas.footer(figure, f"{canvas.spacing_text(first.grid, method)}; band means with exact cell areas.")
     return figure
+
+
+def _after(seconds: int) -> str:
+    """`+1.5 d`, or `+7 h` for what is no half day."""
+    return f"+{seconds / 86400:g} d" if seconds % 43200 == 0 else f"+{seconds / 3600:g} h"
 
 
 def _bar(axes: Axes, scale: Scale, label: str) -> None:

@@ -166,9 +166,10 @@ def _cells(axes: Axes, card: Card, image: ScalarMappable, digits: int) -> None:
         colour = tuple(float(c) for c in image.to_rgba(np.array([value]))[0])
         chance = card.by_chance_RL is not None and bool(card.by_chance_RL[row, column])
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
-        if chance:
-            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor="#6b737c", hatch="////", linewidth=0))
         light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+        if chance:
+            stroke = "#6b737c" if light > 0.45 else "#b9c6d2"
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor=stroke, hatch="////", linewidth=0))
         words = f"{value:+.{digits}f}".replace("-", "−") if abs(value) < 1000 else ">999"
         shown = say(axes, column + 0.5, row + 0.53, words, size=7, color=INK if light > 0.55 else "white", ha="center", va="center")
         if chance:

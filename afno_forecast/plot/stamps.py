@@ -27,7 +27,7 @@ _NOW, _PLAIN = When(), Look()
 def build_stamps(mean: Field, spread: Field, members: list[Field], numbers: list[int], view: View | BoxView, look: Look = _PLAIN) -> Figure:
     """The page as a figure, 12 inches wide: mean and spread above, a small map a member below."""
     method, page, edge, gap = method_of(look.style), 12.0, 0.35, 0.14
-    columns = next((c for c in (4, 5, 6, 8, 10) if c * c * view.aspect * 1.4 >= len(members) or c == 10), 10)
+    columns = next((c for c, most in ((4, 8), (5, 15), (6, 24), (7, 42), (8, 64)) if len(members) <= most), 10)
     wide = (page - 2 * edge - (columns - 1) * gap) / columns
     tall, head = wide * view.aspect, 0.24
     rows = -(-len(members) // columns)

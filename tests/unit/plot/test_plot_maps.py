@@ -205,3 +205,9 @@ def test_a_center_that_a_projection_cannot_have_is_refused(forecast: xr.Dataset,
     longitude, latitude = (float(v) for v in refused.value.fix.rpartition(" ")[2].split("/"))
     view_for(grid, projection, None, (longitude, latitude))
     view_for(grid, "orthographic", None, (10.0, 50.0))
+
+
+@pytest.mark.parametrize("size", [1e-17, 3e-5, 1.0, 2e9])
+def test_levels_ascend_for_values_of_any_size(size: float) -> None:
+    for scale in (style.magnitude("density", [size * np.array([-0.3, 1.0])]), style.symmetric([size * np.array([-0.3, 1.0])])):
+        assert (np.diff(scale.levels) > 0).all() and scale.levels[-1] >= 0.9 * size
