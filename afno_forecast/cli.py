@@ -87,9 +87,18 @@ def info(path: Path) -> None:
 def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str | None) -> None:
     """Train the experiment of one YAML file. KEY=VALUE changes a value: training.batch_size=8.
 
+    A file with a `diagnostic` section adds a network for precipitation and the like to a finished model.
+
     Started by torchrun or srun, the processes divide the work as training.parallel says.
     """
     with together() as first:
+        if adds_diagnostic(config):
+            from .experiment_diagnostic import load_diagnostic_experiment, run_diagnostic_training
+
+            if max_time is not None:
+                raise click.UsageError("--max-time does nothing while a diagnostic network is trained")
+            say(f"model: {run_diagnostic_training(load_diagnostic_experiment(config, overrides), resume=resume, echo=say)}")
+            return
         experiment = _load(config, overrides)
         from .experiment import run_training
         from .times import parse_duration
@@ -226,6 +235,13 @@ def schema(kind: str) -> None:
         from .experiment import Experiment
 
         say(json_schema(Experiment))
+
+
+def adds_diagnostic(path: Path) -> bool:
+    """Whether an experiment file adds a diagnostic network to a finished model."""
+    from .documents import load_document
+
+    return "diagnostic" in load_document(path).values
 
 
 def _load(path: Path, overrides: tuple[str, ...]) -> Experiment:

@@ -1,7 +1,8 @@
 """What training leaves and everything else takes: a folder of plain files, hashed, without code or pickle.
 
 `config.yaml` (the resolved experiment), `statistics.nc` (channels, grid, calendar, time step, statistics, static fields),
-`model.safetensors`, `README.md` (the card), `manifest.json` (sha256 of every other file).
+`model.safetensors`, `README.md` (the card), `manifest.json` (sha256 of every other file); with a diagnostic network also `diagnostic.json` and
+`diagnostic.safetensors`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from .times import format_duration
 if TYPE_CHECKING:
     import torch
 
+    from .diagnostic import Diagnostic
     from .forecaster import Forecaster, ModelConfig, ModelInputs
 
 FORMAT = 1
 CONFIG, WEIGHTS, STATISTICS, CARD, MANIFEST = "config.yaml", "model.safetensors", "statistics.nc", "README.md", "manifest.json"
 FILES = (CONFIG, WEIGHTS, STATISTICS, CARD)
+DIAGNOSTIC, DIAGNOSTIC_WEIGHTS = "diagnostic.json", "diagnostic.safetensors"
 
 
 def sha256(path: Path) -> str:
@@ -173,6 +176,63 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
     (temporary / WEIGHTS).chmod(0o644)  # safetensors leaves it readable by its owner only
     (temporary / CARD).write_text(card)
     write_manifest(temporary, FILES)
+    _put_in_place(temporary, folder)
+
+
+def save_diagnostic(source: Path, folder: Path, *, diagnostic: Diagnostic, weights: Mapping[str, torch.Tensor], card: str) -> None:
+    """Write a model folder that is another one with a diagnostic network added.
+
+    Args:
+        source: model folder of the forecaster.
+        folder: where; replaced when it exists.
+        diagnostic: its configuration and channels.
+        weights: its state dict.
+        card: Markdown that is put behind the forecaster's own card.
+    """
+    from safetensors.torch import save_file
+
+    check_manifest(source, FILES)
+    temporary = folder.with_name(folder.name + ".partial")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    for name in FILES:
+        shutil.copyfile(source / name, temporary / name)
+    with (temporary / CARD).open("a") as file:
+        file.write(card)
+    facts = {"diagnostic": diagnostic.config.model_dump(mode="json"), "channels": diagnostic.outputs.to_list()}
+    (temporary / DIAGNOSTIC).write_text(json.dumps(facts, indent=1) + "\n")
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, str(temporary / DIAGNOSTIC_WEIGHTS))
+    (temporary / DIAGNOSTIC_WEIGHTS).chmod(0o644)
+    write_manifest(temporary, (*FILES, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
+    _put_in_place(temporary, folder)
+
+
+def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
+    """The diagnostic network of a model folder, with its forecaster's statistics and forcing; None where there is none. Raises CheckpointError."""
+    from pydantic import ValidationError
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .diagnostic import Diagnostic, DiagnosticConfig
+
+    path = Path(folder) / DIAGNOSTIC
+    if not path.exists():
+        return None
+    check_manifest(Path(folder), (*FILES, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
+    try:
+        facts = json.loads(path.read_text())
+        config, outputs = DiagnosticConfig.model_validate_json(json.dumps(facts["diagnostic"])), ChannelSet.from_list(facts["channels"])
+        weights = load_file(str(path.with_name(DIAGNOSTIC_WEIGHTS)))
+    except (ValidationError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the diagnostic network cannot be read: {error}", where=str(path), fix="copy the folder again") from error
+    diagnostic = Diagnostic(config, forecaster, outputs)
+    load_weights(diagnostic, weights, path.with_name(DIAGNOSTIC_WEIGHTS))
+    return diagnostic.eval()
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Flush a finished folder and let it take the place of an older one."""
     fsync_folder(temporary)
     old = folder.with_name(folder.name + ".old")
     if old.exists():
@@ -233,7 +293,7 @@ def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None
     return forecaster.eval()
 
 
-def load_weights(forecaster: Forecaster, weights: Mapping[str, torch.Tensor], where: Path) -> None:
+def load_weights(forecaster: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: Path) -> None:
     """Strictly load a state dict: same names, same shapes. Raises CheckpointError listing what differs."""
     own = forecaster.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())

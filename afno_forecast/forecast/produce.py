@@ -124,7 +124,7 @@ def _run(session: Session, work: Sequence[Sequence[Batch]], leads: Sequence[int]
 def _open_writer(session: Session, out: Path, format: Format | None, steps: tuple[int, ...], options: Options) -> ForecastWriter:
     forecaster, states = session.forecaster, session.states
     parts = Parts(members=session.members, selection=options.selection, share=options.share)
-    return ForecastWriter(out, channels=forecaster.channels, orientation=states.orientation, init_seconds=session.inits,
+    return ForecastWriter(out, channels=session.channels, orientation=states.orientation, init_seconds=session.inits,
                           lead_seconds=np.asarray(steps, dtype=np.int64) * forecaster.time_step, calendar=states.times.calendar, attrs=session.attrs,
                           identity=session.identity, format=format, parts=parts)
 

@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import __version__, model_folder
+from ..channels import ChannelSet
 from ..data.states import States, open_states
+from ..diagnostic import Diagnostic
 from ..errors import ConfigError, DataError, DivergenceError
 from ..forecaster import Forecaster
 from ..times import format_duration, format_instant, parse_duration
 from .hooks import ForecastState
 from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits
 from .perturb import Perturbation, make_histories, noise_of, require_noise
-from .rollout import rollout
+from .rollout import State, rollout
 from .selection import require_whole_steps
 
 Pairs = list[tuple[int, int]]  # (init index, member), both from 0
@@ -75,6 +77,7 @@ class Session:
         batch_size: forecasts stepped together.
         identity: hash of the models, of all states they start from, and of how.
         names: of the models.
+        diagnostics: of each model, on the device; None for one without.
     """
 
     forecasters: tuple[Forecaster, ...]
@@ -86,6 +89,7 @@ class Session:
     batch_size: int
     identity: str
     names: tuple[str, ...]
+    diagnostics: tuple[Diagnostic | None, ...]
 
     @property
     def num_members(self) -> int:
@@ -98,10 +102,18 @@ class Session:
         return self.forecasters[0]
 
     @property
+    def channels(self) -> ChannelSet:
+        """Of every state that is shown: the forecaster's, then the diagnostic ones."""
+        told = self.diagnostics[0]
+        return self.forecaster.channels if told is None else ChannelSet((*self.forecaster.channels, *told.outputs))
+
+    @property
     def attrs(self) -> dict[str, str]:
         """What a file says of the forecasts: models, where the analyses come from, how members differ."""
         name = ", ".join(dict.fromkeys(self.names))
         attrs = {"title": f"Forecast of {name}", "source": f"afno_forecast {__version__}, model {name}", "model": name}
+        if self.diagnostics[0] is not None:
+            attrs["diagnostic_channels"] = self.diagnostics[0].describe()
         attrs |= {key: str(self.states.attrs[key]) for key in ("institution", "license") if self.states.attrs.get(key)}
         return attrs if self.perturbation is None else attrs | self.perturbation.describe(self.forecaster)
 
@@ -133,8 +145,18 @@ class Session:
                     return
                 if not bool(torch.isfinite(state.fields_BCHW).all()):
                     raise self._divergence(state.fields_BCHW, state.lead_seconds, init_seconds, members)
-            yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, state.fields_BCHW,
-                                forecaster.channels, forecaster.grid, forecaster.calendar)
+                shown_BCHW = self._with_diagnostic(self.diagnostics[batch.model], forecaster, state)
+            yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, shown_BCHW,
+                                self.channels, forecaster.grid, forecaster.calendar)
+            if shown_BCHW is not state.fields_BCHW:
+                state.fields_BCHW.copy_(shown_BCHW[:, :len(forecaster.channels)])  # what a hook has changed is stepped on from
+
+    @staticmethod
+    def _with_diagnostic(diagnostic: Diagnostic | None, forecaster: Forecaster, state: State) -> Tensor:
+        """The state, with the channels that are told beside it; they depend on what it is before any hook."""
+        if diagnostic is None:
+            return state.fields_BCHW
+        return torch.cat([state.fields_BCHW, diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds))], dim=1)
 
     def _history(self, forecaster: Forecaster, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> Tensor:
         if self.perturbation is None:
@@ -196,12 +218,17 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
         require_fit(forecaster, states)
         require_noise(perturbation, forecaster)
         forecaster.to(device)
+    diagnostics = [model_folder.load_diagnostic(folder, f) for folder, f in zip(folders, forecasters, strict=True)]
+    _require_same_diagnostics(diagnostics)
+    for diagnostic in diagnostics:
+        if diagnostic is not None:
+            diagnostic.to(device)
     inits = select_inits(init, states, history=max(f.history for f in forecasters), time_step=first.time_step)
     rows = _all_rows(forecasters, states, inits, perturbation, members or 1)
     manifests = [json.loads((folder / model_folder.MANIFEST).read_text())["files"] for folder in folders]
     facts = [manifests, check_states(forecasters[0], states, rows, echo), inits.tolist(), members, repr(perturbation)]
     return Session(tuple(forecasters), states, inits, seconds // first.time_step, members, perturbation, batch_size,
-                   sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), tuple(_model_name(folder) for folder in folders))
+                   sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), tuple(map(_model_name, folders)), tuple(diagnostics))
 
 
 def _require_difference(members: int | None, num_models: int, perturbation: Perturbation | None) -> None:
@@ -212,6 +239,14 @@ def _require_difference(members: int | None, num_models: int, perturbation: Pert
                           fix="add --perturb correlated, bred, white or lagged")
     if perturbation is not None and members is None:
         raise ConfigError("a perturbation makes members, and their number is not given", where="--perturb", fix="add --members 10")
+
+
+def _require_same_diagnostics(diagnostics: Sequence[Diagnostic | None]) -> None:
+    """Raise ConfigError unless all models tell the same diagnostic channels."""
+    told = [() if d is None else d.outputs.shorts for d in diagnostics]
+    if len(set(told)) > 1:
+        raise ConfigError(f"the models tell different diagnostic channels: {' and '.join(', '.join(names) or 'none' for names in told)}",
+                          where="MODEL...", fix="forecast with models of the same diagnostic channels")
 
 
 def _require_alike(forecasters: Sequence[Forecaster], folders: Sequence[Path]) -> None:

@@ -91,10 +91,10 @@ def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Path
 
     Raises DataError where truth and forecast do not fit.
     """
-    states, references = open_truth([truth] if isinstance(truth, str | Path) else list(truth), session.forecaster.channels)
+    states, references = open_truth([truth] if isinstance(truth, str | Path) else list(truth), session.channels)
 
     def make_scorer() -> OnlineScorer:
-        return OnlineScorer(states, session.forecaster.channels, session.inits, lead_seconds, num_members=session.num_members,
+        return OnlineScorer(states, session.channels, session.inits, lead_seconds, num_members=session.num_members,
                             references=references, settings=settings)
 
     return ScoreStates(make_scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())

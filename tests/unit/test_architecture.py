@@ -26,12 +26,13 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "sphere": (2, {"numpy"}), "noise": (2, {"numpy", "torch"}), "constraints": (2, {"torch", "pydantic"}),
     "data": (3, NAMED | {"torch", "dask", "zarr", "netCDF4", "cfgrib", "eccodes", "h5py", "pydantic", "numcodecs", "google_crc32c",
              "distributed", "dask_jobqueue"}),
-    "forecaster": (3, {"torch", "numpy", "pydantic"}),
+    "forecaster": (3, {"torch", "numpy", "pydantic"}), "diagnostic": (3, {"torch", "pydantic"}),
     "model_folder": (4, NAMED | {"torch", "safetensors", "yaml", "pydantic"}),
     "forecast": (4, NAMED | {"torch", "zarr", "netCDF4", "numcodecs", "google_crc32c"}), "verify": (4, NAMED | {"torch", "netCDF4", "zarr"}),
     "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic"}),
     "plot": (5, NAMED | {"matplotlib", "mpl_toolkits", "cartopy", "shapely", "PIL", "imageio_ffmpeg"}),
-    "experiment": (6, NAMED | {"torch", "pydantic"}), "experiment_steps": (6, set()), "convert": (6, {"torch", "numpy", "pydantic"}),
+    "experiment": (6, NAMED | {"torch", "pydantic"}), "experiment_steps": (6, set()),
+    "experiment_diagnostic": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
     "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_rollout": (7, {"click"}),
     "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}), "cli_launch": (7, set()),
@@ -40,7 +41,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
 # One layer down is the rule; within a layer only these look at a neighbour. There is no cycle (tested below).
 NEIGHBOURS = {
     ("documents", "errors"), ("faults", "documents"), ("faults", "errors"), ("config", "documents"), ("config", "faults"), ("config", "errors"),
-    ("constraints", "channels"), ("noise", "sphere"),
+    ("constraints", "channels"), ("noise", "sphere"), ("diagnostic", "forecaster"),
     ("demo", "experiment"), ("experiment", "experiment_steps"), ("forecast", "model_folder"), ("verify", "forecast"),
 }
 # What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.

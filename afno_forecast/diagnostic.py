@@ -1,0 +1,82 @@
+"""What a forecast tells beside its states and is never fed back: amounts such as precipitation, by a second network on the forecaster's state.
+
+The network reads what the forecaster reads, the normalised state and the forcing, both at the instant that it tells of, and gives log(1 + x / scale):
+amounts are non-negative and heavy-tailed, and this is of order one where x is and grows slowly beyond. Negative answers are no amount: zero.
+"""
+
+# B batch, C channel, F forcing, O output, H latitude row, W longitude column
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from .channels import Channel, ChannelSet
+from .config import Strict
+from .errors import ConfigError
+from .forecaster import Forecaster
+from .nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
+
+
+class DiagnosticConfig(Strict):
+    """Amounts that are told beside the forecast, and the network that tells them."""
+
+    channels: tuple[str, ...] = Field(min_length=1)
+    """Channels of the store that no state holds, for example pr."""
+    scale: tuple[Annotated[float, Field(gt=0)], ...]
+    """Of each channel, in its units: the network gives log(1 + x / scale). About the median of what is not nothing."""
+    accumulation: str
+    """Over what the amounts are taken, which the forecast's attributes repeat: instant for rates at the instant, or a duration before it (6h)."""
+    backbone: Annotated[PlainConfig | HierarchicalConfig, Field(discriminator="kind")]
+    """The network."""
+
+
+class Diagnostic(nn.Module):
+    """Amounts at the instant of a state.
+
+    Args:
+        config: network and transform.
+        forecaster: whose states it reads, whose statistics and forcing it shares; it is no part of this module.
+        outputs: channels that are told, in the order of the configuration.
+
+    Raises ConfigError when the configuration does not fit the outputs or the forecaster's channels.
+    """
+
+    scale_O11: Tensor
+
+    def __init__(self, config: DiagnosticConfig, forecaster: Forecaster, outputs: ChannelSet) -> None:
+        super().__init__()
+        if len(config.scale) != len(outputs):
+            raise ConfigError(f"{len(config.scale)} scales do not fit {len(outputs)} channels", where="diagnostic.scale",
+                              fix="give one for each channel")
+        both = set(outputs.names) & set(forecaster.channels.names)
+        if both:
+            raise ConfigError(f"the state already holds {', '.join(sorted(both))}", where="diagnostic.channels", fix="leave it out")
+        self.config = config
+        self.outputs = ChannelSet(tuple(Channel(c.variable, c.level, c.units, "diagnostic") for c in outputs))
+        self._shared = (forecaster.normalizer, forecaster.forcing)  # in a tuple: no parts of this module
+        num_inputs = len(forecaster.channels) + forecaster.forcing.num_channels
+        self.backbone = build_backbone(config.backbone, num_inputs, len(outputs), forecaster.grid.boundary)
+        self.register_buffer("scale_O11", torch.tensor(config.scale, dtype=torch.float32)[:, None, None], persistent=False)
+
+    def transform(self, amount: Tensor) -> Tensor:
+        """log(1 + x / scale) of amounts (..., O, H, W); what lies below zero counts as zero."""
+        return torch.log1p(amount.float().clamp_min(0) / self.scale_O11)
+
+    def transformed(self, state_BCHW: Tensor, forcing_BFHW: Tensor) -> Tensor:
+        """What the network gives for states in physical units and the forcing at their instants; (B, O, H, W)."""
+        normalizer, _ = self._shared
+        answer: Tensor = self.backbone(torch.cat([normalizer.encode(state_BCHW), forcing_BFHW], dim=1))
+        return answer.float()
+
+    def forward(self, state_BCHW: Tensor, forcing_BFHW: Tensor) -> Tensor:
+        """Amounts in physical units, >= 0, float32 (B, O, H, W)."""
+        return self.scale_O11 * torch.expm1(self.transformed(state_BCHW, forcing_BFHW).clamp_min(0))
+
+    def describe(self) -> str:
+        """What a file says of its diagnostic channels."""
+        names = (f"{c.name} [{c.units}] as log(1 + x / {s:g})" for c, s in zip(self.outputs, self.config.scale, strict=True))
+        return f"{', '.join(names)}; accumulated over: {self.config.accumulation}"

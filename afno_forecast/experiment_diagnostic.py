@@ -1,0 +1,145 @@
+"""An experiment that adds a diagnostic network to a finished model: one YAML file, trained by `afno-forecast train` as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+
+from . import model_folder
+from .channels import ChannelSet
+from .config import Strict, dump_config, load_config
+from .data.loader import Delivery, Loader
+from .data.store import Store
+from .diagnostic import Diagnostic, DiagnosticConfig
+from .errors import ConfigError
+from .times import format_duration, parse_duration, parse_instant
+from .training.diagnostic import DiagnosticLoss, DiagnosticRun, DiagnosticValidator, fit_diagnostic
+from .training.loss import LossConfig
+from .training.parallel import ParallelConfig
+from .training.run_folder import run_folder
+from .training.train import TrainingConfig
+from .training.validation import ValidationConfig
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .forecaster import Forecaster
+
+
+class Span(Strict):
+    """A span of time, both ends included."""
+
+    start: str
+    """First instant, ISO."""
+    end: str
+    """Last instant, ISO."""
+
+
+class DiagnosticData(Strict):
+    """What is learnt from."""
+
+    store: str
+    """Training store that holds the forecaster's channels and the amounts."""
+    train: Span
+    """Training period."""
+    validation: Span
+    """Validation period; must not overlap the training period."""
+
+
+class DiagnosticExperiment(Strict):
+    """A diagnostic network on a model that stays as it is."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the training."""
+    seed: int = Field(ge=0)
+    """Of the weights and of the order of samples."""
+    output: str
+    """Run folder; the model folder in it holds the forecaster and the network."""
+    forecaster: str
+    """Model folder whose states the network reads."""
+    data: DiagnosticData
+    """What is learnt from."""
+    diagnostic: DiagnosticConfig
+    """What is told, and by which network."""
+    training: TrainingConfig
+    """How; the rollout of a stage is how many steps of the forecaster it learns on, beside the analysis."""
+    validation: ValidationConfig
+    """How the best network is chosen."""
+
+
+def load_diagnostic_experiment(path: Path, overrides: Sequence[str] = ()) -> DiagnosticExperiment:
+    """Read and check an experiment file. Raises ConfigError with every problem."""
+    return load_config(path, DiagnosticExperiment, overrides)
+
+
+def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, echo: Callable[[str], None]) -> Path:
+    """Train a diagnostic network into the run folder; returns the model folder, which forecasts the states and the amounts.
+
+    Raises:
+        ConfigError: periods overlap, an option that this training does not know, a used run folder without `resume`.
+        DataError, CheckpointError, DivergenceError, Stopped: see errors.py.
+    """
+    folder, config = Path(experiment.output), experiment.training
+    _check(experiment)
+    forecaster = model_folder.load(Path(experiment.forecaster))
+    store = Store.open(Path(experiment.data.store))
+    if not forecaster.grid.matches(store.grid):
+        raise ConfigError(f"the model is for {forecaster.grid.describe()}, the store holds {store.grid.describe()}", where="data.store",
+                          fix="give a store on the model's grid")
+    train, validation = (tuple(parse_instant(t, store.times.calendar) for t in (span.start, span.end))
+                         for span in (experiment.data.train, experiment.data.validation))
+    if max(train[0], validation[0]) <= min(train[1], validation[1]):
+        raise ConfigError("training and validation overlap", where="data.train and data.validation",
+                          fix="move data.train.end before data.validation.start")
+    outputs = store.channels.select(experiment.diagnostic.channels)
+    torch.manual_seed(experiment.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    forecaster.to(device)
+    diagnostic = Diagnostic(experiment.diagnostic, forecaster, outputs).to(device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history,
+                    start=train[0], end=train[1], batch_size=config.batch_size, seed=experiment.seed,
+                    delivery=Delivery(cache_bytes=config.cache_megabytes << 20))
+    validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
+
+    def keep(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
+        model_folder.save_diagnostic(Path(experiment.forecaster), folder / "model", diagnostic=diagnostic, weights=weights,
+                                     card=_card(experiment, diagnostic, forecaster, score, table))
+
+    with run_folder(folder, echo):
+        if (folder / "checkpoints").exists() and not resume:
+            raise ConfigError("the run folder already holds a training", where=str(folder),
+                              fix="add --resume to go on, or choose another with output=PATH")
+        (folder / "config.yaml").write_text(dump_config(experiment))
+        echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(outputs.shorts)} from "
+             f"{len(forecaster.channels)} channels of {experiment.forecaster}, {loader.num_samples(1):,} training samples")
+        fit_diagnostic(DiagnosticRun(diagnostic, config), DiagnosticLoss(forecaster, diagnostic), loader, validator, config, folder, keep=keep,
+                       resume=resume, echo=echo)
+    return folder / "model"
+
+
+def _check(experiment: DiagnosticExperiment) -> None:
+    """Raise ConfigError for what would have no effect here, or an accumulation that is no duration."""
+    config = experiment.training
+    for name, given, only in (("loss", config.loss, LossConfig()), ("parallel", config.parallel, ParallelConfig()),
+                              ("accumulate", config.accumulate, 1), ("rollout", config.rollout, None),
+                              ("checkpointing", config.checkpointing, False), ("compile", config.compile, False)):
+        if given != only:
+            raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix="leave it out")
+    if experiment.diagnostic.accumulation != "instant":
+        parse_duration(experiment.diagnostic.accumulation)
+
+
+def _card(experiment: DiagnosticExperiment, diagnostic: Diagnostic, forecaster: Forecaster, score: float, table: xr.Dataset) -> str:
+    rows = [f"- {name}: " + ", ".join(f"{format_duration(int(lead / 1e9))} {float(v):.3f}" for lead, v in
+                                       zip(table["lead_time"].values.astype("timedelta64[ns]").astype(int), item.values, strict=True))
+            for name, item in table.data_vars.items()]
+    return "\n".join(["", f"## Diagnostic network {experiment.name}", f"- tells {diagnostic.describe()}",
+                      f"- trained on {experiment.data.train.start} to {experiment.data.train.end}; chosen on {experiment.data.validation.start} to "
+                      f"{experiment.data.validation.end}",
+                      f"- RMSE divided by the RMSE of persistence, mean {score:.4f}, by lead time:", *rows, ""])

@@ -1,0 +1,226 @@
+"""Training a diagnostic network on a finished forecaster, which stays as it is: on analyses, and on the forecaster's own states."""
+
+# B batch, T time, C channel, O output, H latitude row, W longitude column
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from ..channels import ChannelSet
+from ..data.loader import Batch, Loader
+from ..data.samples import find_windows
+from ..data.store import Store
+from ..diagnostic import Diagnostic
+from ..errors import DivergenceError, Stopped
+from ..forecast.rollout import State, rollout
+from ..forecaster import Forecaster
+from ..losses import area_weighted_mse
+from ..signals import StopFlag
+from ..times import parse_duration
+from .checkpoint import Progress, load_newest, save_checkpoint
+from .log import RunLog
+from .optimizers import Optimizers, WeightAverage
+from .schedule import stage_at
+from .train import TrainingConfig
+from .validation import ValidationConfig
+
+
+class DiagnosticLoss:
+    """Area-weighted mean square error of the transformed amounts, at the analysis and after each step of the frozen forecaster.
+
+    Args:
+        forecaster: on its device.
+        diagnostic: what is trained.
+    """
+
+    def __init__(self, forecaster: Forecaster, diagnostic: Diagnostic) -> None:
+        self._forecaster, self._diagnostic = forecaster, diagnostic
+
+    def __call__(self, batch: Batch, num_steps: int) -> Tensor:
+        """The loss.
+
+        Args:
+            batch: states (B, T, C + O, H, W): those of the forecaster, then the amounts; T = history + num_steps.
+            num_steps: steps of the forecaster.
+        """
+        forecaster, diagnostic = self._forecaster, self._diagnostic
+        number, history = len(forecaster.channels), forecaster.history
+        whole = batch.states.to(forecaster.area_weights_HW.device)
+        past = whole[:, :history, :number]
+        with torch.no_grad():
+            fields = [past[:, -1], *(s.fields_BCHW for s in rollout(forecaster, past, batch.seconds[:, history - 1], num_steps,
+                                                                      time_steps=(batch.time_step,)))]
+        unit = torch.ones(len(diagnostic.outputs), device=whole.device)
+        losses = []
+        for lead, state_BCHW in enumerate(fields):
+            instant = batch.seconds[:, history - 1 + lead]
+            answer = diagnostic.transformed(state_BCHW, forecaster.forcing(instant))
+            truth = diagnostic.transform(whole[:, history - 1 + lead, number:])
+            losses.append(area_weighted_mse(answer, truth, forecaster.area_weights_HW, unit))
+        return torch.stack(losses).mean()
+
+
+class DiagnosticValidator:
+    """RMSE of forecast amounts over that of persistence of the amounts, at each day or step of forecasts over the validation period.
+
+    Args:
+        store: with all channels.
+        forecaster: frozen.
+        diagnostic: what is trained.
+        config: init times and lead time.
+        start, end: of the validation period, seconds.
+    """
+
+    def __init__(self, store: Store, forecaster: Forecaster, diagnostic: Diagnostic, config: ValidationConfig, *, start: int, end: int) -> None:
+        self.config = config
+        self._forecaster, self._diagnostic, self._store = forecaster, diagnostic, store
+        step, lead = forecaster.time_step, parse_duration(config.lead_time)
+        self._num_steps = max(1, lead // step)
+        windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
+        chosen = np.unique(np.linspace(0, len(windows.index) - 1, min(config.inits, len(windows.index))).round().astype(int))
+        self._windows = windows.index[chosen]
+        self._index = store.channel_index(ChannelSet((*forecaster.channels.channels, *diagnostic.outputs.channels)))
+        every = max(1, 86400 // step) if lead >= 86400 else 1
+        self._scored = [k for k in range(1, self._num_steps + 1) if k % every == 0]
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.stack([self._store.read(int(row), self._index) for row in rows]))
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[float, xr.Dataset]:
+        """(mean over outputs and leads, the ratio for each output and lead)."""
+        forecaster, number, history = self._forecaster, len(self._forecaster.channels), self._forecaster.history
+        device, area = forecaster.area_weights_HW.device, forecaster.area_weights_HW.double()
+        self._diagnostic.eval()
+        sums: dict[int, Tensor] = {k: torch.zeros(2, len(self._diagnostic.outputs), dtype=torch.float64, device=device) for k in self._scored}
+        for first in range(0, len(self._windows), self.config.batch_size):
+            windows = self._windows[first:first + self.config.batch_size]
+            past = torch.stack([self._read(w[:history]) for w in windows]).to(device)
+            inits = self._store.times.seconds[windows[:, history - 1]]
+            for state in rollout(forecaster, past[:, :, :number], inits, self._num_steps):
+                if state.step in sums:
+                    truth = self._read(windows[:, history - 1 + state.step])[:, number:].to(device)
+                    found = tell(forecaster, self._diagnostic, state)
+                    errors = torch.stack([found - truth, past[:, -1, number:] - truth]).double()
+                    sums[state.step] += (errors.square() * area).sum((-2, -1)).sum(1)
+        ratio = torch.stack([(s[0] / s[1].clamp_min(torch.finfo(torch.float64).tiny)).sqrt() for s in sums.values()]).cpu().numpy()
+        leads = (np.asarray(self._scored) * forecaster.time_step).astype("timedelta64[s]").astype("timedelta64[ns]")
+        table = xr.Dataset({name: ("lead_time", ratio[:, o]) for o, name in enumerate(self._diagnostic.outputs.shorts)}, coords={"lead_time": leads})
+        return float(ratio.mean()), table
+
+
+def tell(forecaster: Forecaster, diagnostic: Diagnostic, state: State) -> Tensor:
+    """The amounts at a state of a rollout, physical units, (B, O, H, W)."""
+    amounts: Tensor = diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds))
+    return amounts
+
+
+Keep = Callable[[dict[str, Tensor], float, xr.Dataset], None]
+
+
+def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, validator: DiagnosticValidator, config: TrainingConfig, folder: Path, *,
+                   keep: Keep, resume: bool, echo: Callable[[str], None]) -> Progress:
+    """Train until the budget is spent; keep the best network. One process.
+
+    Args:
+        run: what changes.
+        loss, loader, validator: samples of states and amounts, and what is made small and compared.
+        config: how.
+        folder: run folder.
+        keep: called with (averaged state dict, score, table) when the score is the best so far.
+        resume: continue from the newest valid checkpoint.
+        echo: prints a line.
+
+    Raises Stopped when a signal came (everything is saved), DivergenceError when the loss is not finite.
+    """
+    found = load_newest(folder / "checkpoints", echo) if resume else None
+    progress = found[0] if found else Progress()
+    if found:
+        run.restore(found[1])
+    with StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo) as log, contextlib.ExitStack() as stack:
+        stage, batches, saved = -1, None, time.monotonic()
+        while (spent := progress.spent(config.budget)) < 1:
+            if stage != (stage := stage_at(config.stages, spent)):
+                progress.stage, progress.position = stage, progress.position if stage == progress.stage else 0
+                stack.close()
+                batches = loader.batches(config.stages[stage].rollout, stage=stage, position=progress.position, batch_size=config.batch_in(stage))
+                stack.callback(batches.close)  # type: ignore[attr-defined]
+            assert batches is not None
+            began, core_began, batch = time.monotonic(), time.process_time(), next(batches)
+            rate = config.learning_rate_at(progress)
+            value, norm = run.update(loss, batch, config.stages[stage].rollout, rate)
+            progress.add(samples=len(batch.states), seconds=time.monotonic() - began, core_seconds=time.process_time() - core_began)
+            log.update(progress.train_step, config.stages[stage].rollout, value, norm, rate)
+            if (due := int(min(1.0, progress.spent(config.budget)) * validator.config.count + 1e-9)) > progress.num_validations:
+                progress.num_validations = due
+                _validate(run, validator, progress, log, keep)
+            if stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                log.flush()
+                save_checkpoint(folder / "checkpoints", progress, run.tensors())
+                saved = time.monotonic()
+            if stop.name:
+                raise Stopped(f"stopped by {stop.name} after train step {progress.train_step}; everything is saved", where=str(folder),
+                              fix="run the same command with --resume to go on")
+        log.flush()
+        save_checkpoint(folder / "checkpoints", progress, run.tensors())
+    return progress
+
+
+def _validate(run: DiagnosticRun, validator: DiagnosticValidator, progress: Progress, log: RunLog, keep: Keep) -> None:
+    with run.average.in_place(run.diagnostic):
+        score, table = validator()
+        better = score < progress.best_score
+        log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
+                  channels={str(name): [round(float(v), 4) for v in item.values] for name, item in table.data_vars.items()})
+        log.say(f"validation at train step {progress.train_step}: RMSE / persistence {score:.4f}{'  (best)' if better else ''}")
+        if better:
+            progress.best_score = score
+            keep(run.diagnostic.state_dict(), score, table)
+    run.diagnostic.train()
+
+
+class DiagnosticRun:
+    """The moving parts of a training: network, optimiser, average; saved and restored as named tensors."""
+
+    def __init__(self, diagnostic: nn.Module, config: TrainingConfig) -> None:
+        self.diagnostic = diagnostic
+        self.optimizers = Optimizers(diagnostic, config.optimizer)
+        self.average = WeightAverage(diagnostic, config.average)
+
+    def update(self, loss: DiagnosticLoss, batch: Batch, num_steps: int, learning_rate: float) -> tuple[float, float]:
+        """One step of the optimiser; returns the loss and the norm of its gradient. Raises DivergenceError when they are not finite."""
+        self.optimizers.zero_grad()
+        value = loss(batch, num_steps)
+        value.backward()  # type: ignore[no-untyped-call]
+        norm = self.optimizers.clip().item()
+        if not (math.isfinite(value.item()) and math.isfinite(norm)):
+            raise DivergenceError("the loss of the diagnostic network is not finite", where=f"batch of {batch.seconds[:, 0].tolist()} s since 1970",
+                                  fix="lower training.optimizer.learning_rate, or check the amounts with: afno-forecast data inspect STORE")
+        self.optimizers.step(learning_rate)
+        self.average.update(self.diagnostic)
+        return value.item(), norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything, by name."""
+        return {**{f"model/{k}": v for k, v in self.diagnostic.state_dict().items()},
+                **{f"optimizer/{k}": v for k, v in self.optimizers.state_dict().items()},
+                **{f"average/{k}": v for k, v in self.average.average.items()},
+                "average_updates": torch.tensor(self.average.num_updates)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """What `tensors` gave."""
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        self.diagnostic.load_state_dict(part("model/"))
+        self.optimizers.load_state_dict(part("optimizer/"))
+        self.average.average, self.average.num_updates = part("average/"), int(tensors["average_updates"])

@@ -1,0 +1,120 @@
+"""A diagnostic network on a finished model: learns amounts, is saved beside it, rolled out with it, and changes nothing of its states."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from afno_forecast import model_folder
+from afno_forecast.data.build import build_store
+from afno_forecast.data.loader import Loader
+from afno_forecast.data.sources import open_source
+from afno_forecast.errors import CheckpointError, ConfigError, Stopped
+from afno_forecast.experiment_diagnostic import load_diagnostic_experiment, run_diagnostic_training
+from afno_forecast.forecast.produce import produce_forecast
+from afno_forecast.times import parse_instant
+
+EXPERIMENT = """\
+name: rain
+seed: 2
+output: {output}
+forecaster: {model}
+data: {{store: {store}, train: {{start: 2001-01-01, end: 2001-01-25}}, validation: {{start: 2001-01-26, end: 2001-02-05}}}}
+diagnostic: {{channels: [pr], scale: [1.0e-5], accumulation: instant, backbone: {{kind: hierarchical, widths: [8, 8], depth: 1, num_blocks: 2}}}}
+training:
+  budget: {{train_steps: 60}}
+  batch_size: 4
+  stages: [{{until: 1, rollout: 1}}]
+  optimizer: {{learning_rate: 5.0e-3}}
+  average: 0.9
+  threads: 1
+validation: {{count: 2, inits: 5, lead_time: 12h}}
+"""
+
+
+@pytest.fixture(scope="module")
+def rain_store(tiny_weather: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weather with rain where it is warm and the wind blows from the west: a function of the state."""
+    folder = tmp_path_factory.mktemp("rain")
+    with xr.open_dataset(tiny_weather) as ds:
+        rain = 1e-5 * np.expm1(np.maximum(0, (ds["t2m"] - 288) / 4 + (ds["u250"] - 12) / 8))
+        rain.attrs.update(units="kg m-2 s-1", standard_name="precipitation_flux")
+        ds.assign(pr=rain.astype("f4")).to_netcdf(folder / "weather.nc")
+    build_store(open_source(folder / "weather.nc"), folder / "store.zarr",
+                statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")))
+    return folder / "store.zarr"
+
+
+@pytest.fixture
+def experiment(rain_store: Path, tiny_model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "rain.yaml"
+    path.write_text(EXPERIMENT.format(output=tmp_path / "run", model=tiny_model, store=rain_store))
+    return path
+
+
+def train(path: Path, *overrides: str, resume: bool = False) -> Path:
+    return run_diagnostic_training(load_diagnostic_experiment(path, overrides), resume=resume, echo=lambda text: None)
+
+
+def test_amounts_are_learnt_saved_and_rolled_out_with_the_states(experiment: Path, rain_store: Path, tiny_model: Path, tmp_path: Path) -> None:
+    model = train(experiment)
+    losses = [float(line.split(",")[2]) for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert np.mean(losses[-10:]) < 0.2 * np.mean(losses[:5])
+    for name in ("model.safetensors", "statistics.nc", "config.yaml"):
+        assert (model / name).read_bytes() == (tiny_model / name).read_bytes()
+    assert "log(1 + x / 1e-05); accumulated over: instant" in (model / "README.md").read_text()
+    both, alone = tmp_path / "both.nc", tmp_path / "alone.nc"
+    for folder, path in ((model, both), (tiny_model, alone)):
+        produce_forecast(folder, rain_store, init="2001-01-26/2001-01-27/6h", lead_time=4 * 21600, out=path, echo=lambda text: None)
+    with xr.open_dataset(both, decode_timedelta=True) as fc, xr.open_dataset(alone, decode_timedelta=True) as plain:
+        xr.testing.assert_identical(fc["2m_temperature"], plain["2m_temperature"])  # nothing is fed back
+        rain = fc["precipitation_flux"] if "precipitation_flux" in fc else fc["pr"]
+        assert float(rain.min()) >= 0 and float(rain.max()) > 1e-6 and rain.attrs["units"] == "kg m-2 s-1"
+        assert "accumulated over: instant" in fc.attrs["diagnostic_channels"]
+
+
+def test_a_stopped_training_resumes_to_the_last_bit(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("training.budget.train_steps=6",)
+    whole = train(experiment, *short)
+    original, seen = Loader.batches, [0]
+
+    def batches(loader: Loader, num_steps: int, **options):  # type: ignore[no-untyped-def]
+        for batch in original(loader, num_steps, **options):
+            seen[0] += 1
+            if seen[0] == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    again = (*short, f"output={tmp_path / 'again'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "batches", batches)
+        with pytest.raises(Stopped, match="after train step 4"):
+            train(experiment, *again)
+    train(experiment, *again, resume=True)
+    assert (tmp_path / "again" / "metrics.csv").read_text() == (tmp_path / "run" / "metrics.csv").read_text()
+    assert (tmp_path / "again" / "model" / "diagnostic.safetensors").read_bytes() == (whole / "diagnostic.safetensors").read_bytes()
+
+
+def test_what_does_not_fit_is_refused(experiment: Path) -> None:
+    for override, message in (("diagnostic.channels=[t2m]", "already holds"), ("diagnostic.scale=[1.0, 2.0]", "2 scales do not fit"),
+                              ("training.loss={kind: amse}", r"training\.loss has no effect"), ("diagnostic.accumulation=soon", "soon"),
+                              ("data.validation.start=2001-01-20", "overlap")):
+        with pytest.raises(ConfigError, match=message):
+            train(experiment, override)
+
+
+def test_a_damaged_network_is_refused(experiment: Path, tmp_path: Path) -> None:
+    model = train(experiment, "training.budget.train_steps=2", "validation.count=1")
+    forecaster = model_folder.load(model)
+    found = model_folder.load_diagnostic(model, forecaster)
+    assert found is not None and found.outputs.channels[0].role == "diagnostic"
+    state, forcing = torch.randn(2, 3, 7, 12), torch.randn(2, 3, 7, 12)
+    assert (found(state, forcing) >= 0).all()
+    torch.testing.assert_close(found.transform(found.scale_O11 * torch.expm1(torch.ones(1))), torch.ones(1, 1, 1))
+    (model / "diagnostic.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"diagnostic\.json was altered"):
+        model_folder.load_diagnostic(model, forecaster)
