@@ -201,9 +201,11 @@ def legend(figure: Figure, entries: Sequence[tuple[Any, str]], below: float) -> 
     width, height = figure.get_figwidth(), figure.get_figheight()
     handles = {words: handle for handle, words in reversed(entries)}
     names = list(dict.fromkeys(words for _, words in entries))
-    figure.legend([handles[name] for name in names], names, loc="lower right", ncols=len(names), frameon=False,
-                  bbox_to_anchor=(1 - 0.3 / width, 1 - below / height), prop={"family": style.FONT, "size": 9}, handlelength=2.6,
-                  columnspacing=1.4, borderaxespad=0)
+    drawn = figure.legend([handles[name] for name in names], [style.drawable(name) for name in names], loc="lower right", ncols=len(names),
+                          frameon=False, bbox_to_anchor=(1 - 0.3 / width, 1 - below / height), prop={"family": style.FONT, "size": 9},
+                          handlelength=2.6, columnspacing=1.4, borderaxespad=0)
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
 
 
 def spacing_text(grid: Grid, method: Method) -> str:

@@ -18,10 +18,12 @@ from click.testing import CliRunner
 
 from afno_forecast import cli, cli_data, cli_exit, errors
 from afno_forecast.cli_options import NamesList, Numbers
+from afno_forecast.plot.choices import Look, When
 
 COMMANDS = {
-    (): {"demo", "doctor", "info", "data", "train", "convert", "rollout", "evaluate", "plot", "config"}, ("data",): {"inspect", "build", "sample"},
-    ("plot",): {"map", "compare", "animate", "scores", "report"}, ("config",): {"validate", "dump", "schema"},
+    (): {"demo", "doctor", "info", "data", "train", "launch", "convert", "rollout", "evaluate", "plot", "config"},
+    ("data",): {"inspect", "build", "sample", "verify", "bench"}, ("config",): {"validate", "dump", "schema"},
+    ("plot",): {"map", "compare", "animate", "meteogram", "hovmoller", "scores", "scorecard", "spectra", "report"},
 }
 
 
@@ -251,10 +253,8 @@ def test_the_map_options_reach_the_drawing(program, stand_in):
     stand_in("afno_forecast.cli_open", open_fields="fields")
     assert program("plot", "map", "f.zarr", "--variable", "z500", "--lead", "5d", "--init", "first", "--region", "-30/60.5/30/75", "--barbs",
                    "--out", "m.png") == (0, "m.png\n", "")
-    name, args, options = calls[-1]
-    assert (name, args) == ("plot_map", ("fields",))
-    assert options == {"variable": "z500", "init": "first", "lead": "5d", "time": None, "wind": "barbs", "contours": None, "projection": None,
-                       "region": (-30.0, 60.5, 30.0, 75.0), "center": None, "style": "smooth", "dpi": 150, "out": Path("m.png")}
+    assert calls[-1] == ("plot_map", ("fields", "z500", Path("m.png")),
+                         {"when": When("first", "5d"), "look": Look(region=(-30.0, 60.5, 30.0, 75.0)), "wind": "barbs", "contours": None})
 
 
 @pytest.mark.parametrize("text", ["1/2/3", "a/b/c/d", "1/2/3/4/5", "", "1/2/3/nan", "1/2/3/inf"])

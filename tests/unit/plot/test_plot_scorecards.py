@@ -124,3 +124,15 @@ def test_levels_are_found_and_units_squared(spectral: xr.Dataset) -> None:
     np.testing.assert_allclose(read_spectra(ds, "z500").bands[0].truth_LK[0, 0], 1e9 / 8 / 9.80665**2)
     with pytest.raises(DataError, match=r"no spectrum of 't850'.*there are z500"):
         read_spectra(ds, "t850")
+
+
+def test_names_of_a_file_are_words_and_no_markup(spectral: xr.Dataset, tmp_path: Path) -> None:
+    evil = "$\\frac{\x1b[31m"
+    spoilt = spectral.assign_coords(metric=[m.replace("climatology", evil) for m in spectral.metric.values], region=[evil, "x"], band=[evil, "b"])
+    spoilt = spoilt.assign_attrs(rivals=f"persistence {evil}", title=evil)
+    assert plot_scorecard(spoilt, tmp_path / "c.png", reference=evil, dpi=40).stat().st_size > 2000
+    assert plot_spectra(spoilt, "t2m", tmp_path / "s.png", dpi=40).stat().st_size > 2000
+    figure = build_scores(spoilt, dpi=40)
+    figure.canvas.draw()
+    words = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert len(words) == 3 and not any("\x1b" in w for w in words)
