@@ -61,7 +61,7 @@ def nice_step(span: float, count: int, steps: Float = _STEPS) -> float:
 def _around(low: float, high: float, count: int, steps: Float) -> Float:
     step = nice_step(high - low, count, steps)
     first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
-    return _multiples(np.arange(first, max(last, first + 1) + 1), step)
+    return _multiples(np.arange(first, max(last, first + 1) + 1, dtype=np.float64), step)
 
 
 def _multiples(counts: Float, step: float) -> Float:
@@ -88,7 +88,7 @@ def symmetric(arrays: Sequence[Float], *, count: int = 16, cmap: str = "RdBu_r")
     top = float(np.quantile(values, 0.995))
     step = nice_step(2 * top, count)
     half = max(int(np.ceil(top / step - 1e-9)), 2)
-    levels = _multiples(np.arange(-half, half + 1), step)
+    levels = _multiples(np.arange(-half, half + 1, dtype=np.float64), step)
     return _scale(levels[levels != 0], cmap, "both" if values.max() > half * step else "neither")
 
 
