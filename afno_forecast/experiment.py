@@ -28,6 +28,7 @@ from .errors import ConfigError, DataError, ForecastError, printable
 from .experiment_steps import Problems, value_at, wrong_steps
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
+from .training.finetune import start_from
 from .training.parallel import Layout, parallelize, plan_mesh
 from .training.run_folder import run_folder
 from .training.stages import with_stages
@@ -199,6 +200,9 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     forecaster = _build(experiment, inputs)
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
+    if experiment.training.init_from is not None:
+        for line in start_from(forecaster, experiment.model, Path(experiment.training.init_from)):
+            echo(line)
     experiment, given = _staged(experiment, store, train), experiment
     config = experiment.training
     layout = parallelize(forecaster, mesh, sharded=config.parallel.sharded, checkpointing=config.checkpointing, compile_blocks=config.compile)

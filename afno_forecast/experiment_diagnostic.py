@@ -127,7 +127,7 @@ def _check(experiment: DiagnosticExperiment) -> None:
     """Raise ConfigError for what would have no effect here, or an accumulation that is no duration."""
     config = experiment.training
     for name, given, only in (("loss", config.loss, LossConfig()), ("parallel", config.parallel, ParallelConfig()),
-                              ("accumulate", config.accumulate, 1), ("rollout", config.rollout, None),
+                              ("accumulate", config.accumulate, 1), ("init_from", config.init_from, None), ("rollout", config.rollout, None),
                               ("checkpointing", config.checkpointing, False), ("compile", config.compile, False)):
         if given != only:
             raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix="leave it out")

@@ -160,7 +160,9 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
             value, norm = run.update(loss, batch, config.stages[stage].rollout, rate)
             progress.add(samples=len(batch.states), seconds=time.monotonic() - began, core_seconds=time.process_time() - core_began)
             log.update(progress.train_step, config.stages[stage].rollout, value, norm, rate)
-            if (due := int(min(1.0, progress.spent(config.budget)) * validator.config.count + 1e-9)) > progress.num_validations:
+            spent = min(1.0, progress.spent(config.budget))
+            log.progress(spent, f"step {progress.train_step}  loss {value:.4f}", progress.seconds * (1 - spent) / max(spent, 1e-9))
+            if (due := int(spent * validator.config.count + 1e-9)) > progress.num_validations:
                 progress.num_validations = due
                 _validate(run, validator, progress, log, keep)
             if stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:

@@ -49,6 +49,8 @@ class TrainingConfig(Strict):
     """Rollout length of the loss, learning rate and batch, in parts of the budget."""
     rollout: RolloutGrowth | None = None
     """Instead of stages: a rollout that grows with the epochs."""
+    init_from: str | None = None
+    """Model folder whose weights the training starts from, as far as they fit; what does not is said."""
     loss: LossConfig = LossConfig()
     """What is made small."""
     optimizer: OptimizerConfig = OptimizerConfig()

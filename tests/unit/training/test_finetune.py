@@ -1,0 +1,83 @@
+"""Fine-tuning: what fits is taken, channel by channel at both ends, and what does not is said."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from afno_forecast import model_folder
+from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.errors import CheckpointError
+from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
+from afno_forecast.grid import LatLonGrid
+from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig
+from afno_forecast.training.finetune import start_from
+
+T, Z, P = Channel("temperature", 850, "K"), Channel("geopotential", 500, "m2 s-2"), Channel("surface_pressure", None, "Pa")
+NETWORKS = [HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2), PlainConfig(patch=(2, 3), width=8, depth=1, num_blocks=2)]
+
+
+def make(folder: Path | None, channels: tuple[Channel, ...], rows: int, config: ModelConfig, seed: int) -> tuple[Forecaster, ModelConfig]:
+    grid = LatLonGrid((np.arange(rows) + 0.5) / rows * 180 - 90, np.arange(2 * rows) * 180 / rows)
+    count = len(channels)
+    inputs = ModelInputs(ChannelSet(channels), grid, "standard", 21600, np.zeros(count), np.ones(count), np.ones(count), {})
+    torch.manual_seed(seed)
+    forecaster = build_forecaster(config, inputs)
+    for parameter in forecaster.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    if folder is not None:
+        from afno_forecast.config import Strict, dump_config
+
+        class Whole(Strict):
+            """What a model folder needs of an experiment."""
+
+            model: ModelConfig
+
+        model_folder.save(folder, config_text=dump_config(Whole(model=config)), inputs=inputs, weights=forecaster.state_dict(), card="# other\n")
+    return forecaster, config
+
+
+def config(network: object, *forcings: str, **options: object) -> ModelConfig:
+    return ModelConfig(forcings=forcings, static=(), backbone=network, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_other_channels_and_another_grid_keep_what_the_weights_know(network: object, tmp_path: Path) -> None:
+    """With the new inputs at zero and the gone one at zero, the shared outputs are those of the old network."""
+    old, _ = make(tmp_path / "model", (T, Z), 6, config(network, "sin_latitude", "cos_latitude"), 1)
+    new, settings = make(None, (P, Z, T), 6, config(network, "cos_latitude"), 2)
+    report = "\n".join(start_from(new, settings, tmp_path / "model"))
+    assert "inputs that are new to the weights: surface_pressure at 0" in report and "that are gone: sin_latitude" in report
+    assert "outputs that are new to the weights: surface_pressure" in report and "drawn anew" not in report
+    state, forcing = torch.randn(2, 1, 3, 6, 12), torch.randn(2, 1, 6, 12)
+    state[:, :, 0] = 0
+    with torch.no_grad():
+        expected = old(state[:, :, [2, 1]], torch.cat([torch.zeros_like(forcing), forcing], 1))
+        torch.testing.assert_close(new(state, forcing)[:, [2, 1]], expected)
+    finer, settings = make(None, (T, Z), 9, config(network, "sin_latitude", "cos_latitude"), 3)
+    lines = start_from(finer, settings, tmp_path / "model")
+    assert "0 channel by channel" in lines[0] and "the grid was 6x12" in lines[-1] and "is 9x18" in lines[-1]
+    assert all(torch.equal(a, b) for a, b in zip(finer.parameters(), old.parameters(), strict=True))
+
+
+def test_what_does_not_fit_is_named_and_nothing_at_all_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "model", (T, Z), 6, config(NETWORKS[0]), 1)
+    wider, settings = make(None, (T, Z), 6, config(HierarchicalConfig(widths=(8, 16), depth=1, num_blocks=2)), 2)
+    report = "\n".join(start_from(wider, settings, tmp_path / "model"))
+    assert re.search(r"drawn anew, as they do not fit: .*there \(", report)
+    plain, settings = make(None, (T, Z), 6, config(PlainConfig(patch=(2, 2), width=12, depth=1, num_blocks=2)), 2)
+    with pytest.raises(CheckpointError, match="none of the weights fits"):
+        start_from(plain, settings, tmp_path / "model")
+
+
+def test_a_training_starts_from_a_model(tiny_experiment: Path, tiny_model: Path) -> None:
+    lines: list[str] = []
+    run_training(load_experiment(tiny_experiment, [f"training.init_from={tiny_model}", "training.budget.train_steps=1", "validation.count=1",
+                                                   "training.optimizer.learning_rate=1e-9", "training.average=0"]), resume=False, echo=lines.append)
+    assert any(line.startswith(f"starting from {tiny_model}") for line in lines)
+    old, new = (model_folder.load(folder) for folder in (tiny_model, tiny_experiment.parent / "run" / "model"))
+    for a, b in zip(old.parameters(), new.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
