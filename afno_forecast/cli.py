@@ -84,7 +84,9 @@ def info(path: Path) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--resume", is_flag=True, help="Go on from the newest valid checkpoint of the run folder, if there is one.")
 @click.option("--max-time", metavar="DURATION", help="Save and stop before this much time has passed, for example 6h; exit code 75.")
-def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what it costs (size, operations, memory, updates, hours, disk); start nothing.")
+@click.option("--profile", is_flag=True, help="Say where the time of an update goes; start nothing.")
+def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str | None, dry_run: bool, profile: bool) -> None:
     """Train the experiment of one YAML file. KEY=VALUE changes a value: training.batch_size=8.
 
     A file with a `diagnostic` section adds a network for precipitation and the like to a finished model.
@@ -92,6 +94,11 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str 
     Started by torchrun or srun, the processes divide the work as training.parallel says.
     """
     with together() as first:
+        if dry_run or profile:
+            from .experiment import dry_run as cost
+
+            say(cost(_load(config, overrides), profile=profile))
+            return
         if adds_diagnostic(config):
             from .experiment_diagnostic import load_diagnostic_experiment, run_diagnostic_training
 

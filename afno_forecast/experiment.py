@@ -28,6 +28,7 @@ from .errors import ConfigError, DataError, ForecastError, printable
 from .experiment_steps import Problems, value_at, wrong_steps
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
+from .training.estimate import estimate, where_time_goes
 from .training.finetune import start_from
 from .training.parallel import Layout, parallelize, plan_mesh
 from .training.run_folder import run_folder
@@ -233,6 +234,18 @@ def try_out(experiment: Experiment) -> None:
     train, _ = check_periods(experiment, store)
     experiment = _staged(experiment, store, train)
     _loader(experiment, store, _build(experiment, model_inputs(experiment, store, measure=False)), train, Layout())
+
+
+def dry_run(experiment: Experiment, *, profile: bool = False) -> str:
+    """What the training would cost, measured on one update; or, with `profile`, where the time of an update goes. Nothing is written."""
+    store = _open_store(experiment, measure=False)
+    train, _ = check_periods(experiment, store)
+    experiment = _staged(experiment, store, train)
+    forecaster = _build(experiment, model_inputs(experiment, store, measure=False))
+    loader = _loader(experiment, store, forecaster, train, Layout())
+    if profile:
+        return where_time_goes(forecaster, loader, experiment.training)
+    return "\n".join(estimate(forecaster, loader, experiment.training))
 
 
 def _staged(experiment: Experiment, store: Store | DirectStore, train: tuple[int, int]) -> Experiment:
