@@ -258,8 +258,9 @@ def _staged(experiment: Experiment, store: Store | DirectStore, train: tuple[int
 def _loader(experiment: Experiment, store: Store | DirectStore, forecaster: Forecaster, train: tuple[int, int], layout: Layout) -> Loader:
     """The training samples of this process. Raises ConfigError when a batch would hold a sample twice."""
     config = experiment.training
+    delivery = layout.delivery(forecaster, cache_bytes=config.cache_megabytes << 20)
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
-                    batch_size=config.batch_size, seed=experiment.seed, delivery=layout.delivery(cache_bytes=config.cache_megabytes << 20))
+                    batch_size=config.batch_size, seed=experiment.seed, delivery=delivery)
     for step, rollout in _longest_rollouts(experiment, forecaster).items():
         largest = loader.num_samples(rollout, step)
         if max(config.batch_sizes) > largest:

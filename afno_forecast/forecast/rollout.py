@@ -1,6 +1,6 @@
 """The one rollout: training, validation and inference step a forecaster with this generator."""
 
-# B batch, T history, C channel, H latitude row, W longitude column
+# B batch, T history, L lead, C channel, F forcing, H latitude row, W longitude column
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class State:
 
 def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64], num_steps: int, *,
             time_steps: Sequence[int] | None = None, leads: Collection[int] | None = None, noise: NoiseDraw | None = None,
-            step: Callable[..., Tensor] | None = None) -> Iterator[State]:
+            step: Callable[..., Tensor] | None = None, forcing_BLFHW: Tensor | None = None) -> Iterator[State]:
     """Step the forecaster to multiples of its shortest step, feeding states back; gradients flow through all steps.
 
     A forecaster with several steps reaches each lead time by its longest steps first: with 6, 12 and 24 h, a lead of 66 h is 24 + 24 + 12 + 6 h.
@@ -51,12 +51,14 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         leads: which of the states are wanted, as `State.step`; others are made only where a wanted one is made from them. All by default.
         noise: the noise that each row's steps read, for a forecaster with noise channels; without it, every step is unperturbed.
         step: called in place of the forecaster, with the same arguments; for training, which rolls, recomputes and the like.
+        forcing_BLFHW: the forecaster's forcing, made elsewhere, where one step is taken: entry l is that of the step from lead l. Computed here
+            by default.
 
     Yields:
         a `State` for each that is made, in order of lead time; without gradients, changes of its fields are followed by those made from it.
 
     Raises:
-        DataError: the history's length or the number of init times does not fit.
+        DataError: the history's length, the number of init times or the forcing does not fit.
         ConfigError: the forecaster has no such step, or they cannot be combined; noise for a forecaster that reads none.
     """
     if history_BTCHW.shape[1] != forecaster.history or len(init_seconds) != history_BTCHW.shape[0]:
@@ -66,6 +68,8 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
     if not steps or any(s % steps[0] for s in steps):
         raise ConfigError(f"steps of {', '.join(map(format_duration, steps)) or 'nothing'} do not reach every lead time",
                           fix="give ascending multiples of the first")
+    if forcing_BLFHW is not None and (len(steps) > 1 or forcing_BLFHW.shape[:2] != (len(init_seconds), num_steps)):
+        raise DataError(f"forcing of shape {tuple(forcing_BLFHW.shape)} does not fit {len(init_seconds)} init times and {num_steps} equal steps")
     unit = steps[0]
     ratios = tuple(s // unit for s in reversed(steps))
     needed = None if leads is None else _on_the_way(leads, ratios)
@@ -79,7 +83,8 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         past_BTCHW = histories[begin]
         valid_seconds = start_seconds + lead * unit
         drawn = {} if noise is None else {"noise_BNHW": _draw(forecaster, noise, valid_seconds)}
-        state_BCHW = (step or forecaster)(past_BTCHW, forecaster.forcing(start_seconds + begin * unit, length * unit), length * unit, **drawn)
+        given = forecaster.forcing(start_seconds + begin * unit, length * unit) if forcing_BLFHW is None else forcing_BLFHW[:, begin]
+        state_BCHW = (step or forecaster)(past_BTCHW, given, length * unit, **drawn)
         yield State(lead, lead * unit, valid_seconds, state_BCHW)
         histories[lead] = torch.cat([past_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
         del past_BTCHW

@@ -4,7 +4,7 @@ Whatever is drawn (noise of members, of the input, rolls) is a function of the e
 so that neither batches, pieces and processes nor a resume change it.
 """
 
-# B batch, E member, T history, L lead, C channel, H latitude row, W longitude column
+# B batch, E member, T history, L lead, C channel, F forcing, H latitude row, W longitude column
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ class RolloutLoss:
         """Mean over the steps of the weighted error.
 
         Args:
-            batch: states (B, T + L, C, H, W), physical units, with L >= num_steps; their spacing is the step that the forecaster takes.
+            batch: states (B, T + L, C, H, W), physical units, with L >= num_steps; their spacing is the step that the forecaster takes. Its
+                forcing, if it brings one, is the forecaster's.
             num_steps: model steps; gradients flow through all of them unless pushed forward.
             train_step: number of the update, which the draws depend on.
 
@@ -114,7 +115,11 @@ class RolloutLoss:
             numbers = train_step * members + np.arange(members).repeat(len(init_seconds))
             start_BTCHW, init_seconds = start_BTCHW.repeat(members, 1, 1, 1, 1), np.tile(init_seconds, members)
             noise = NoiseDraw(self._seed, numbers)
-        steps = rollout(forecaster, start_BTCHW, init_seconds, num_steps, time_steps=(batch.time_step,), noise=noise, step=self._step(train_step))
+        forcing_BLFHW = batch.forcing
+        if forcing_BLFHW is not None:
+            forcing_BLFHW = forcing_BLFHW[:, :num_steps].to(states_BTCHW.device, non_blocking=True).repeat(members, 1, 1, 1, 1)
+        steps = rollout(forecaster, start_BTCHW, init_seconds, num_steps, time_steps=(batch.time_step,), noise=noise, step=self._step(train_step),
+                        forcing_BLFHW=forcing_BLFHW)
         return torch.stack([self._error(state, states_BTCHW[:, history + state.step - 1], batch.time_step) for state in steps]).mean()
 
     def _error(self, state: State, truth_BCHW: Tensor, time_step: int) -> Tensor:

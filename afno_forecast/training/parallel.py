@@ -59,9 +59,10 @@ class Layout:
         """What a loss over this process' rows is multiplied by, so that the mean over all processes is the whole loss."""
         return self.area_share * self.mesh.spatial.size
 
-    def delivery(self, *, cache_bytes: int) -> Delivery:
-        """This process' share of the samples, and its rows of them."""
-        return Delivery(cache_bytes=cache_bytes, rank=self.mesh.data.rank, world=self.mesh.data.size, rows=self.rows.own if self.rows else None)
+    def delivery(self, forecaster: Forecaster, *, cache_bytes: int) -> Delivery:
+        """This process' share of the samples, and its rows of them, with the forcing that the forecaster would else compute between its steps."""
+        return Delivery(cache_bytes=cache_bytes, rank=self.mesh.data.rank, world=self.mesh.data.size, rows=self.rows.own if self.rows else None,
+                        forcing=forecaster.forcing if forecaster.forcing.names else None)
 
     def own_rows(self, whole: Tensor) -> Tensor:
         """This process' rows of fields (..., H, W)."""
@@ -84,7 +85,8 @@ def pieces(batch: Batch, count: int) -> Iterator[Batch]:
     """A batch in equal pieces."""
     size = len(batch.states) // count
     for start in range(0, size * count, size):
-        yield Batch(batch.states[start:start + size], batch.seconds[start:start + size])
+        part = slice(start, start + size)
+        yield Batch(batch.states[part], batch.seconds[part], None if batch.forcing is None else batch.forcing[part])
 
 
 def plan_mesh(config: ParallelConfig, *, batch_sizes: Sequence[int], accumulate: int) -> Mesh:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -130,7 +130,7 @@ class Run:
     layout: Layout = field(default_factory=Layout)
     seed: int = 0
     progress: Progress = field(default_factory=Progress)
-    batches: Iterator[Batch] | None = None
+    batches: Generator[Batch, None, None] | None = None
     seconds_before: float = 0.0
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ class Run:
     def close(self) -> None:
         """Stop reading ahead."""
         if self.batches is not None:
-            self.batches.close()  # type: ignore[attr-defined]
+            self.batches.close()
             self.batches = None
 
     def differentiate(self, batch: Batch, num_steps: int, autocast: torch.autocast) -> float:
