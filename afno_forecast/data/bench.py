@@ -32,6 +32,7 @@ class Bench:
         store: its path.
         state_bytes: of a decoded state.
         samples_per_second: the loader without a cache: all threads, wall clock.
+        samples_per_cpu_second: the same by the time that the process was given by the processor, which other work does not change.
         cached_per_second: the loader in block-shuffled order, each state decoded about once.
         floor_per_second: read, decode and normalise into the same memory and nothing else; 0 where chunks are not in our codecs.
         milliseconds: of a state, by part.
@@ -43,6 +44,7 @@ class Bench:
     store: str
     state_bytes: int
     samples_per_second: float
+    samples_per_cpu_second: float
     cached_per_second: float
     floor_per_second: float
     milliseconds: dict[str, float]
@@ -52,8 +54,8 @@ class Bench:
 
     @property
     def share_of_floor(self) -> float:
-        """Speed of the loader by that of the bare work; 0 where that is not known."""
-        return self.samples_per_second / self.floor_per_second if self.floor_per_second else 0.0
+        """Speed of the loader by that of the bare work, a CPU second; 0 where that is not known."""
+        return self.samples_per_cpu_second / self.floor_per_second if self.floor_per_second else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -86,19 +88,22 @@ def bench(store: Store, *, seconds: float = 5.0, batch_size: int = 4, threads: i
     Raises:
         DataError: no two states follow each other, or a damaged chunk.
     """
-    part = seconds / 4
+    part = seconds / 5
     state_bytes = 4 * len(store.channels) * int(np.prod(store.grid.shape))
     loader = _loader(store, batch_size, Delivery(cache_bytes=0, shuffle=Shuffle(1, 1), threads=threads, prefetch=1))
     if loader.num_samples(1) < batch_size:
         raise DataError(f"{loader.num_samples(1)} samples do not fill a batch of {batch_size}", where=store.where, fix="give a smaller --batch-size")
     times = np.random.default_rng(seed).permutation(len(store.times))
     parts, floor, encoded = _by_part(store, times, part) if store.states.is_fast else ({}, 0.0, 0.0)
-    random = _rate(loader, part)
+    random, random_cpu = _rate(loader, part)
     shuffle = Shuffle(16, max(16, min(512, cache_bytes // state_bytes // 17 * 16)))
-    cached = _rate(_loader(store, batch_size, Delivery(cache_bytes=cache_bytes, shuffle=shuffle, threads=threads, prefetch=1)), part)
+    kept = _loader(store, batch_size, Delivery(cache_bytes=cache_bytes, shuffle=shuffle, threads=threads, prefetch=1))
+    _rate(kept, part)
+    kept.forget()  # the first touch of memory is no part of its speed
+    cached, _ = _rate(kept, part)
     files = list(dict.fromkeys(str(store.states.file_of((int(t), *[0] * 3))) for t in times if store.states.chunk[0] == 1))
     disk = _disk_rate(files[:8])
-    result = Bench(store.where, state_bytes, random, cached, floor, parts, disk, state_bytes / encoded if encoded else 1.0, ())
+    result = Bench(store.where, state_bytes, random, random_cpu, cached, floor, parts, disk, state_bytes / encoded if encoded else 1.0, ())
     return Bench(**{**asdict(result), "advice": tuple(_advice(store, result, cache_bytes, threads))})
 
 
@@ -108,18 +113,21 @@ def _loader(store: Store, batch_size: int, delivery: Delivery) -> Loader:
                   delivery=Delivery(**{**delivery.__dict__, "scaling": scaling}))
 
 
-def _rate(loader: Loader, seconds: float) -> float:
-    """Samples a second of wall clock, after the first batch, of one epoch at most: no state is found in the cache that was not decoded in time."""
+def _rate(loader: Loader, seconds: float) -> tuple[float, float]:
+    """Samples a second of wall clock and of the processor, after the first batch, of one epoch at most.
+
+    So no state is found in the cache that was not decoded in that time.
+    """
     batches = loader.batches(1, stage=0)
     size = len(next(batches).states)
     rounds = max(1, loader.num_samples(1) // size - 1)
-    began, done = clock.perf_counter(), 0
+    began, began_cpu, done = clock.perf_counter(), clock.process_time(), 0
     while done < rounds and (not done or clock.perf_counter() - began < seconds):
         next(batches)
         done += 1
-    spent = clock.perf_counter() - began
-    batches.close()  # type: ignore[attr-defined]
-    return done * size / spent
+    spent, spent_cpu = clock.perf_counter() - began, clock.process_time() - began_cpu
+    batches.close()
+    return done * size / spent, done * size / max(spent_cpu, 1e-9)
 
 
 def _by_part(store: Store, times: NDArray[np.int64], seconds: float) -> tuple[dict[str, float], float, float]:
@@ -197,5 +205,8 @@ def _advice(store: Store, result: Bench, cache_bytes: int, threads: int) -> Iter
     whole = len(store.times) * result.state_bytes
     if cache_bytes < whole < 8 << 30:
         yield f"training.cache_megabytes={-(-whole >> 20)} holds the whole record decoded"
-    if result.share_of_floor and result.share_of_floor < 0.7 and threads == 1:
-        yield "the loader is far from the floor: is the machine busy with other work?"
+    if threads == 1 and result.samples_per_second < 0.7 * result.samples_per_cpu_second:
+        share = 100 * result.samples_per_second / result.samples_per_cpu_second
+        yield f"nothing in the store: the loader ran {share:.0f} % of the time, the rest it waited for the disk or for other work on this machine"
+    elif 0 < result.cached_per_second < 0.9 * result.samples_per_second:
+        yield "decoding is as fast here as copying, so keeping states does not pay: training.cache_megabytes=1"

@@ -96,6 +96,11 @@ class StateCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Drop every state; memory that nobody reads any more is used again."""
+        self._kept.clear()
+        self._spent.clear()
+
     def plan(self, time: int, together: Sequence[int], uses_left: Mapping[int, int]) -> Kept | None:
         """Where a state is, or will be, kept; None where it is read for this one time.
 

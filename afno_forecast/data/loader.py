@@ -11,7 +11,7 @@ import logging
 import threading
 import time as clock
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -139,8 +139,12 @@ class Loader:
         """Windows in an epoch. Raises DataError when there are none."""
         return len(self.windows(num_steps, time_step))
 
+    def forget(self) -> None:
+        """Drop every state that is kept, and keep the memory; between two calls of `batches`."""
+        self._cache.clear()
+
     def batches(self, num_steps: int, *, stage: int, position: int = 0, time_steps: Sequence[int] = (),
-                batch_size: int | None = None) -> Iterator[Batch]:
+                batch_size: int | None = None) -> Generator[Batch, None, None]:
         """Batches without end; a batch at the end of an epoch goes on into the next.
 
         Args:
@@ -229,7 +233,7 @@ class Loader:
     def _force(seconds: NDArray[np.int64], forcing: Forced) -> Tensor:
         with torch.no_grad():
             values_NFHW = forcing(seconds[:, :-1].ravel(), int(seconds[0, 1] - seconds[0, 0]))
-            return values_NFHW.view(len(seconds), -1, *values_NFHW.shape[1:])
+            return values_NFHW.unflatten(0, (len(seconds), -1))
 
     def _wait(self, pending: _Pending, threads: Sequence[threading.Thread]) -> Batch:
         began = clock.monotonic()

@@ -72,6 +72,19 @@ def test_the_terms_are_those_of_the_rollout() -> None:
         torch.testing.assert_close(loss(forecaster, samples, **config), expected)
 
 
+@pytest.mark.parametrize("config", [{"kind": "crps", "members": 3}, {"roll": "longitude", "checkpoint_steps": True}])
+def test_a_forcing_that_the_batch_brings_counts_for_every_member_and_is_rolled_along(config: dict[str, Any]) -> None:
+    forecaster = make(noise_lengths_km=(3000.0,)) if "members" in config else make()
+    samples = batch()
+    moving = torch.randn(2, 3, 1, 6, 12)
+    forecaster.forcing.forward = lambda seconds, step: torch.stack(  # type: ignore[method-assign]
+        [moving[int(s // 864000), int(s % 864000 // STEP)] for s in seconds])
+    brought = Batch(samples.states, samples.seconds, moving)
+    torch.testing.assert_close(loss(forecaster, brought, **config), loss(forecaster, samples, **config), rtol=0, atol=0)
+    other = Batch(samples.states, samples.seconds, moving.flip(0))
+    assert not torch.equal(loss(forecaster, other, **config), loss(forecaster, samples, **config))
+
+
 def test_weights_of_levels_and_names() -> None:
     def weights(**config: Any) -> list[float]:
         return channel_weights(LossConfig(**config), CHANNELS).tolist()
