@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..channels import ChannelSet
+from ..errors import DataError
 from ..times import parse_instant
 from .blocks import BlockReader
 from .climatology import Climatology
@@ -44,7 +45,7 @@ class DirectStore:
     def __init__(self, source: Source, *, channels: Sequence[str], static: Sequence[str], period: tuple[int, int], time_step: int,
                  cache: Path | None = None, measure: bool = True, echo: Callable[[str], None] | None = None) -> None:
         self.channels = source.channels.select(channels)
-        self.static_channels = source.static.select([name for name in static if _has(source.static, name)])
+        self.static_channels = _static(source, static)
         self._record = SourceRecord(source, self.channels, fix=_FIX)
         self.path = Path(source.paths[0])
         self.times, self.grid, self.where = source.times, self._record.grid, self._record.where
@@ -109,8 +110,12 @@ class DirectStore:
         return None
 
 
-def _has(channels: ChannelSet, name: str) -> bool:
-    return name in (*channels.names, *channels.shorts)
+def _static(source: Source, names: Sequence[str]) -> ChannelSet:
+    """The static fields of these names. Raises DataError naming those that lack, and those that are there."""
+    try:
+        return source.static.select(names)
+    except DataError as error:
+        raise DataError(f"static fields: {error.what}", where=", ".join(source.paths), fix=f"model.static: {error.fix}") from error
 
 
 def open_direct(path: Path, *, channels: Sequence[str], static: Sequence[str], period: tuple[str, str], time_step: int, cache: Path | None = None,
