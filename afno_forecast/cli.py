@@ -94,6 +94,8 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str 
     Started by torchrun or srun, the processes divide the work as training.parallel says.
     """
     with together() as first:
+        if (dry_run or profile) and adds_diagnostic(config):
+            raise click.UsageError("--dry-run and --profile are for forecasters, not for diagnostic networks")
         if dry_run or profile:
             from .experiment import dry_run as cost
 
@@ -207,6 +209,12 @@ def validate(path: Path, overrides: tuple[str, ...]) -> None:
 
     Where the training store is there, the network is tried on it as well.
     """
+    if adds_diagnostic(path):
+        from .experiment_diagnostic import load_diagnostic_experiment
+
+        load_diagnostic_experiment(path, overrides)
+        say(f"{path}: valid; not tried on the model and the training store")
+        return
     experiment = _load(path, overrides)
     from .experiment import try_out
 
@@ -222,14 +230,18 @@ def validate(path: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def dump(path: Path, overrides: tuple[str, ...]) -> None:
     """Write the resolved experiment with every default."""
-    experiment = _load(path, overrides)
     from .config import dump_config
 
-    say(dump_config(experiment), end="")
+    if adds_diagnostic(path):
+        from .experiment_diagnostic import load_diagnostic_experiment
+
+        say(dump_config(load_diagnostic_experiment(path, overrides)), end="")
+    else:
+        say(dump_config(_load(path, overrides)), end="")
 
 
 @config.command("schema")
-@click.argument("kind", type=click.Choice(["experiment", "recipe"]), default="experiment")
+@click.argument("kind", type=click.Choice(["experiment", "diagnostic", "recipe"]), default="experiment")
 def schema(kind: str) -> None:
     """Write the JSON schema of an experiment, or of a recipe of `data build`, for editors."""
     from .config import schema as json_schema
@@ -238,6 +250,10 @@ def schema(kind: str) -> None:
         from .data.build import BuildRecipe
 
         say(json_schema(BuildRecipe))
+    elif kind == "diagnostic":
+        from .experiment_diagnostic import DiagnosticExperiment
+
+        say(json_schema(DiagnosticExperiment))
     else:
         from .experiment import Experiment
 

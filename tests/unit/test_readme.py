@@ -57,11 +57,13 @@ def test_the_python_of_the_readme_runs() -> None:
 
 
 def test_every_config_loads_and_the_packaged_quickstart_is_the_same() -> None:
+    from afno_forecast.cli import adds_diagnostic
     from afno_forecast.experiment import load_experiment
+    from afno_forecast.experiment_diagnostic import load_diagnostic_experiment
 
     files = sorted((ROOT / "configs").rglob("*.yaml"))
     assert len(files) >= 2
     for path in files:
-        assert load_experiment(path).name
+        assert (load_diagnostic_experiment if adds_diagnostic(path) else load_experiment)(path).name
     packaged = ROOT / "afno_forecast" / "data" / "sample" / "quickstart.yaml"
     assert packaged.read_text() == (ROOT / "configs" / "quickstart.yaml").read_text()
