@@ -116,8 +116,10 @@ class AFNOMixer(nn.Module):
     def _mix_band(self, band: int, z_B2KC: Tensor, blocks: slice, modes_last: bool) -> Tensor:
         """Both layers on the modes of one band."""
         z = into_blocks(z_B2KC, blocks.stop - blocks.start, modes_last)
-        hidden = self._activate(band, block_product(z, self.weight_in_S2Gch[band, :, blocks], modes_last), blocks, 1 if modes_last else 2)
-        return out_of_blocks(block_product(hidden, self.weight_out_S2Ghc[band, :, blocks], modes_last), z_B2KC.shape[0], modes_last)
+        hidden = self._activate(band, block_product(z, self.weight_in_S2Gch[band, :, blocks], modes_last, name="hidden"), blocks,
+                                1 if modes_last else 2)
+        mixed = block_product(hidden, self.weight_out_S2Ghc[band, :, blocks], modes_last, name="mixed")
+        return out_of_blocks(mixed, z_B2KC.shape[0], modes_last, f"band {band} out of blocks")
 
     def _activate(self, band: int, z: Tensor, blocks: slice, axis: int) -> Tensor:
         """Scale hidden channels; real and imaginary parts stand along `axis`, the channels along the next."""
@@ -154,7 +156,7 @@ def _soft_shrink(z_B2KC: Tensor, modes: Modes, shares_KG: Tensor) -> Tensor:
     (weights_K,) = table("weights", modes, z_B2KC)
     num_blocks = shares_KG.shape[1]
     square_BKC = z_B2KC.square().sum(1)
-    mean_square_BG = torch.einsum("bkc,k->bc", square_BKC, weights_K).unflatten(1, (num_blocks, -1)).mean(-1)
+    mean_square_BG = torch.unflatten(torch.einsum("bkc,k->bc", square_BKC, weights_K), 1, (num_blocks, -1)).mean(-1)
     threshold_BKG = shares_KG * (mean_square_BG + _TINY).sqrt().unsqueeze(1)
     threshold_BKC = threshold_BKG.repeat_interleave(z_B2KC.shape[-1] // num_blocks, 2)
     modulus_BKC = (square_BKC + _TINY).sqrt()

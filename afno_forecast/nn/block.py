@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .convolution import convolve
 from .mixers import MIXERS, PERIODIC_MIXERS, MixerName, MixerOptions
+from .mlp import norm_mlp
 from .modulation import Norm
 from .padding import Boundary, channel_parity, mirror, pad
 
@@ -138,5 +139,7 @@ class MixerBlock(nn.Module):
         x_BHWC = x_BHWC + normed + self.mixer(spread)[:, :rows, :columns]
         if self.local is not None:
             x_BHWC = x_BHWC + self.local(normed)
+        if features_BE is None:
+            return norm_mlp(x_BHWC, self.mlp_norm, self.mlp.first, self.mlp.second, overwrite=True)
         mixed: Tensor = x_BHWC + self.mlp(self.mlp_norm(x_BHWC, features_BE))
         return mixed

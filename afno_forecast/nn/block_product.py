@@ -13,20 +13,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .scratch import lent
+
 
 def into_blocks(z_B2KC: Tensor, num_blocks: int, modes_last: bool) -> Tensor:
     """Coefficients by blocks, (P, 2, i, N) or (P, N, 2, i)."""
-    z_B2KGi = z_B2KC.unflatten(3, (num_blocks, -1))
+    z_B2KGi = torch.unflatten(z_B2KC, 3, (num_blocks, -1))
     if modes_last:
         return z_B2KGi.permute(0, 3, 1, 4, 2).flatten(0, 1)
-    return z_B2KGi.permute(3, 0, 2, 1, 4).flatten(1, 2)
+    return _copy(z_B2KGi.permute(3, 0, 2, 1, 4), "into blocks").flatten(1, 2)
 
 
-def out_of_blocks(z: Tensor, batch: int, modes_last: bool) -> Tensor:
+def out_of_blocks(z: Tensor, batch: int, modes_last: bool, name: str = "out of blocks") -> Tensor:
     """The coefficients (B, 2, K, C) of blocks, in the memory layout that the inverse transform reads."""
     if modes_last:
-        return z.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3).transpose(2, 3)
-    return z.unflatten(1, (batch, -1)).permute(1, 3, 2, 0, 4).flatten(3)
+        return torch.unflatten(z, 0, (batch, -1)).transpose(1, 2).flatten(2, 3).transpose(2, 3)
+    return _copy(torch.unflatten(z, 1, (batch, -1)).permute(1, 3, 2, 0, 4), name).flatten(3)
+
+
+def _copy(z: Tensor, name: str) -> Tensor:
+    """Laid out in the order of its axes."""
+    out = lent(name, tuple(z.shape), z)
+    return z.contiguous() if out is None else out.copy_(z)
 
 
 def over_pieces(weight_G: Tensor, num_pieces: int) -> Tensor:
@@ -35,13 +43,16 @@ def over_pieces(weight_G: Tensor, num_pieces: int) -> Tensor:
     return weight_G if repeats == 1 else weight_G.repeat(repeats, *(1 for _ in weight_G.shape[1:]))
 
 
-def block_product(z: Tensor, weight_2Gio: Tensor, modes_last: bool, bias_2Go: Tensor | None = None) -> Tensor:
-    """weight^T z + bias for each block and mode, (P, 2, o, N) or (P, N, 2, o)."""
+def block_product(z: Tensor, weight_2Gio: Tensor, modes_last: bool, bias_2Go: Tensor | None = None, *, name: str) -> Tensor:
+    """weight^T z + bias for each block and mode, (P, 2, o, N) or (P, N, 2, o); without a backward pass in the scratch of that name."""
     packed = over_pieces(_packed(weight_2Gio.to(z.dtype)), len(z))
     bias = None if bias_2Go is None else over_pieces(bias_2Go.to(z.dtype).transpose(0, 1).flatten(1), len(z))
     left, right = (packed.transpose(1, 2), z.flatten(1, 2)) if modes_last else (z.flatten(2, 3), packed)
-    out = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(2 if modes_last else 1), left, right)
-    return out.unflatten(1 if modes_last else 2, (2, -1))
+    space = lent(name, (left.shape[0], left.shape[1], right.shape[2]), z)
+    if bias is not None:
+        bias = bias.unsqueeze(2 if modes_last else 1)
+    out = torch.bmm(left, right, out=space) if bias is None else torch.baddbmm(bias, left, right, out=space)
+    return torch.unflatten(out, 1 if modes_last else 2, (2, -1))
 
 
 def _packed(weight_2Gio: Tensor) -> Tensor:

@@ -100,21 +100,24 @@ class LegacyMixer(nn.Module):
         self.w2 = nn.Parameter(_INITIAL_SCALE * torch.randn(2, num_blocks, hidden, width))
         self.b2 = nn.Parameter(_INITIAL_SCALE * torch.randn(2, num_blocks, width))
 
-    def forward(self, x_BHWD: Tensor) -> Tensor:
-        """What the mixer adds to its input, the same shape, float32 or wider whatever the autocast state."""
+    def forward(self, x_BHWD: Tensor, into: Tensor | None = None) -> Tensor:
+        """What the mixer adds to its input, the same shape, float32 or wider whatever the autocast state.
+
+        Without a backward pass it is added to `into` where that is given, which is returned.
+        """
         modes = kept_modes(x_BHWD.shape[1], x_BHWD.shape[2], self.fraction, legacy=True)
         if not modes.column_wavenumbers:
-            return torch.zeros_like(x_BHWD)
+            return torch.zeros_like(x_BHWD) if into is None else into
         with torch.autocast(x_BHWD.device.type, enabled=False):
-            return filter_blocks(x_BHWD, modes, self.w1.shape[1], partial(self._mix, modes))
+            return filter_blocks(x_BHWD, modes, self.w1.shape[1], partial(self._mix, modes), into=into)
 
     def _mix(self, modes: Modes, z_B2KD: Tensor, blocks: slice) -> Tensor:
         # Published coefficients are `root` times ours; ReLU and shrink scale with their argument, so biases and threshold are divided.
         root = math.sqrt(modes.rows * modes.columns)
         modes_last = modes.method == "fft"
         z = into_blocks(z_B2KD, blocks.stop - blocks.start, modes_last)
-        hidden = torch.relu(block_product(z, self.w1[:, blocks], modes_last, self.b1[:, blocks] / root))
-        mixed = block_product(hidden, self.w2[:, blocks], modes_last, self.b2[:, blocks] / root)
+        hidden = torch.relu_(block_product(z, self.w1[:, blocks], modes_last, self.b1[:, blocks] / root, name="hidden"))
+        mixed = block_product(hidden, self.w2[:, blocks], modes_last, self.b2[:, blocks] / root, name="mixed")
         return out_of_blocks(nn.functional.softshrink(mixed, self.shrink / root), z_B2KD.shape[0], modes_last)
 
 
@@ -157,11 +160,15 @@ class _Block(nn.Module):
         self.mlp = _MLP(dim, int(dim * config.mlp_ratio))
 
     def forward(self, x_BhwD: Tensor, keep_hidden: bool) -> Tensor:
+        """Without a backward pass the tokens are written over."""
         normed = self.norm1(x_BhwD)
-        mixed = self.filter(normed).add_(normed)
-        if self.double_skip:
-            mixed = mixed.add_(x_BhwD)
-        return norm_mlp(mixed, self.norm2, self.mlp.fc1, self.mlp.fc2, residual=None if self.double_skip else x_BhwD, keep_hidden=keep_hidden)
+        if torch.is_grad_enabled():
+            mixed = self.filter(normed).add_(normed)
+            mixed = mixed.add_(x_BhwD) if self.double_skip else mixed
+        else:
+            mixed = self.filter(normed, x_BhwD.add_(normed) if self.double_skip else normed.clone())
+        return norm_mlp(mixed, self.norm2, self.mlp.fc1, self.mlp.fc2, residual=None if self.double_skip else x_BhwD, keep_hidden=keep_hidden,
+                        overwrite=True)
 
 
 class LegacyNetwork(nn.Module):
@@ -199,7 +206,7 @@ class LegacyNetwork(nn.Module):
         if tuple(x_BCHW.shape[1:]) != expected:
             raise ValueError(f"the legacy network reads (batch, {', '.join(map(str, expected))}), not {tuple(x_BCHW.shape)}")
         tokens: Tensor = self.patch_embed(x_BCHW)
-        tokens = tokens + self.pos_embed.view(1, *self.config.tokens, -1)
+        tokens = tokens.add_(self.pos_embed.view(1, *self.config.tokens, -1))
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, False, use_reentrant=False, preserve_rng_state=False)

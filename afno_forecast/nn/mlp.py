@@ -9,19 +9,19 @@ Axes: N token, D channel, F hidden channel.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .scratch import scratch
+
 _PIECE_ELEMENTS = 2**20
-_scratch = threading.local()
 
 
 def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear, *, residual: Tensor | None = None,
-             keep_hidden: bool = True) -> Tensor:
+             keep_hidden: bool = True, overwrite: bool = False) -> Tensor:
     """residual + second(gelu(first(norm(x)))).
 
     Args:
@@ -29,6 +29,7 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear,
         norm, first, second: the layers; they have biases.
         residual: what is added, the shape of `x`; `x` itself by default.
         keep_hidden: keep the hidden values for the backward pass instead of computing them again.
+        overwrite: the caller owns `x` and needs it no more; without a backward pass the result is written over it.
 
     Returns:
         (..., D) in the type of `x`; under autocast the matrix products run in its type.
@@ -36,12 +37,16 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear,
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
+    if torch.compiler.is_compiling():  # a compiler cuts the work for its device, and decides by itself what to keep
+        mixed: Tensor = second(nn.functional.gelu(first(norm(x))))
+        return (x if residual is None else residual) + mixed.to(x.dtype)
     flat_ND = x.flatten(0, -2)
     flat_residual_ND = None if residual is None else residual.flatten(0, -2)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
         out: Tensor = _NormMLP.apply(flat_ND, flat_residual_ND, norm.eps, dtype, keep_hidden, *weights)  # type: ignore[no-untyped-call]
     else:
-        out, _ = _forward(flat_ND, flat_residual_ND, weights, norm.eps, dtype, keep_hidden=False)
+        out = flat_ND if overwrite else torch.empty_like(flat_ND)
+        _forward(out, flat_ND, flat_residual_ND, weights, norm.eps, dtype, None)
     return out.view_as(x)
 
 
@@ -50,49 +55,30 @@ def _pieces(num_tokens: int, num_hidden: int) -> list[slice]:
     return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
 
 
-def _workspace(num_tokens: int, num_hidden: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two buffers (tokens, F) for the values of a piece.
-
-    On a CPU they belong to the thread and are used again: fresh memory costs its page faults, several times the GELU itself.
-    """
-    if device.type != "cpu" or torch.compiler.is_compiling():
-        first, second = (torch.empty(num_tokens, num_hidden, dtype=dtype, device=device) for _ in range(2))
-        return first, second
-    buffers: dict[torch.dtype, Tensor] = _scratch.__dict__.setdefault("buffers", {})
-    size = num_tokens * num_hidden
-    if dtype not in buffers or buffers[dtype].shape[1] < size:
-        with torch.inference_mode(False):
-            buffers[dtype] = torch.empty(2, size, dtype=dtype)
-    first, second = buffers[dtype][:, :size].view(2, num_tokens, num_hidden)
-    return first, second
-
-
-def _forward(x_ND: Tensor, residual_ND: Tensor | None, weights: tuple[Tensor, ...], eps: float, dtype: torch.dtype, *,
-             keep_hidden: bool) -> tuple[Tensor, Tensor | None]:
+def _forward(out_ND: Tensor, x_ND: Tensor, residual_ND: Tensor | None, weights: tuple[Tensor, ...], eps: float, dtype: torch.dtype,
+             hidden_NF: Tensor | None) -> None:
+    """Write the result to `out_ND`, which may be `x_ND` itself, and the hidden values to `hidden_NF`."""
     gamma, beta, first_FD, first_bias, second_DF, second_bias = weights
     first_FD, first_bias, second_DF = (w.to(dtype) for w in (first_FD, first_bias, second_DF))
     residual_ND = x_ND if residual_ND is None else residual_ND
-    out_ND = torch.empty_like(x_ND)
     num_hidden = first_FD.shape[0]
     pieces = _pieces(x_ND.shape[0], num_hidden)
-    hidden_NF = x_ND.new_empty(x_ND.shape[0], num_hidden, dtype=dtype) if keep_hidden else None
     with torch.autocast(x_ND.device.type, enabled=False):
         for piece in pieces:
-            _, buffer = _workspace(pieces[0].stop, num_hidden, dtype, x_ND.device)
-            active = buffer[: piece.stop - piece.start]
+            active = scratch("mlp active", (piece.stop - piece.start, num_hidden), x_ND, dtype)
             normed = nn.functional.layer_norm(x_ND[piece], gamma.shape, gamma, beta, eps).to(dtype)
             hidden = torch.addmm(first_bias, normed, first_FD.t(), out=active if hidden_NF is None else hidden_NF[piece])
             torch.ops.aten.gelu.out(hidden, out=active)
             out = out_ND[piece]
             torch.add(residual_ND[piece], second_bias, out=out)
             _add_product(out, active, second_DF.t())
-    return out_ND, hidden_NF
 
 
 class _NormMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, residual_ND: Tensor | None, eps: float, dtype: torch.dtype, keep_hidden: bool, *weights: Tensor) -> Tensor:
-        out, hidden = _forward(x_ND, residual_ND, weights, eps, dtype, keep_hidden=keep_hidden)
+        out, hidden = torch.empty_like(x_ND), x_ND.new_empty(x_ND.shape[0], len(weights[3]), dtype=dtype) if keep_hidden else None
+        _forward(out, x_ND, residual_ND, weights, eps, dtype, hidden)
         ctx.save_for_backward(x_ND, hidden, *weights[:-1])
         ctx.eps, ctx.dtype, ctx.own_residual = eps, dtype, residual_ND is None
         return out
@@ -109,7 +95,7 @@ class _NormMLP(torch.autograd.Function):
         gamma_sum, beta_sum, first_sum, bias_sum, second_sum = sums
         pieces = _pieces(x_ND.shape[0], len(first))
         for piece in pieces:
-            one, two = (buffer[: piece.stop - piece.start] for buffer in _workspace(pieces[0].stop, len(first), dtype, x_ND.device))
+            one, two = (scratch(name, (piece.stop - piece.start, len(first)), x_ND, dtype) for name in ("mlp active", "mlp gradient"))
             normed, mean, deviation = torch.native_layer_norm(x_ND[piece], shape, gamma, beta, ctx.eps)
             low = normed.to(dtype)
             hidden = torch.addmm(bias, low, first.t()) if hidden_NF is None else hidden_NF[piece]
