@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import compute
 from numpy.typing import NDArray
 
 from .. import vocabulary
@@ -64,6 +64,17 @@ def refuse_missing(states: NDArray[np.float32], channels: ChannelSet, date: Call
         raise DataError(f"missing or infinite values in {'; '.join(bad)}{f' ({scope})' if scope else ''}", where=where, fix=fix)
 
 
+class _Place:
+    """Where dask puts the chunks of one channel: a view of the block."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self._values = values
+
+    def __setitem__(self, where: tuple[slice, ...], chunk: NDArray[Any]) -> None:
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused
+            self._values[where] = chunk
+
+
 class BlockReader:
     """Reads states of a source as float32 arrays.
 
@@ -107,27 +118,30 @@ class BlockReader:
         def date(n: int) -> str:
             return self._source.times.format(int(positions[n]))
 
-        parts = self._compute([a.isel(time=times) for a in self._arrays], f"{date(0)} to {date(-1)}")
+        states = self._compute([a.isel(time=times) for a in self._arrays], f"{date(0)} to {date(-1)}", axis=1)
         scope = "" if len(positions) == len(self._source.times) else f"counted from {date(0)} to {date(-1)} only"
-        return self._finish(np.stack(parts, axis=1), self._channels, date, scope)
+        return self._finish(states, self._channels, date, scope)
 
     def read_static(self) -> NDArray[np.float32]:
         """The static fields; (S, H, W). Raises DataError as `read` does."""
-        parts = self._compute([_array(self._source.dataset, c) for c in self._static], "static fields")
-        fields = np.stack(parts)
+        fields = self._compute([_array(self._source.dataset, c) for c in self._static], "static fields", axis=0)
         self._finish(fields[None], self._static, lambda n: "the static fields")
         return fields
 
-    def _compute(self, arrays: list[xr.DataArray], when: str) -> list[NDArray[np.float32]]:
-        """All at once, so that a chunk of the source is read once."""
+    def _compute(self, arrays: list[xr.DataArray], when: str, *, axis: int) -> NDArray[np.float32]:
+        """All stacked along an axis, computed at once, so that a chunk of the source is read once, and let go when it has found its place.
+
+        In threads of this process, whatever scheduler dask would take: the place is this process' memory.
+        """
+        shape = arrays[0].shape
+        states = np.empty((*shape[:axis], len(arrays), *shape[axis:]), np.float32)
+        places = [_Place(states[(slice(None),) * axis + (n,)]) for n in range(len(arrays))]
         try:
-            parts = compute(*(a.data for a in arrays))
+            da.store([a.data for a in arrays], places, lock=False, compute=True, scheduler="threads")  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"the source cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
                             where=f"{self.where}; {when}", fix="check the files with `afno-forecast data inspect`") from error
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused
-            made: list[NDArray[np.float32]] = [np.asarray(p, dtype=np.float32) for p in parts]
-        return made
+        return states
 
     def _finish(self, states: NDArray[np.float32], channels: ChannelSet, date: Callable[[int], str],
                 scope: str = "") -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from .climatology import NUM_DAYS, pool_days, smooth_days, year_length
 from .plan import Plan, period_text
 from .provenance import provenance, simulated_text
 from .reader import BadChunk, ChunkedArray
+from .shard_file import write_shard
 from .sources_trajectories import FIRST_YEAR
 from .statistics import Moments, PartialStatistics, Statistics
 from .store import FORMAT_VERSION, MARK
@@ -150,7 +151,7 @@ class Builder:
         else:
             block = self._blocks.read(times)
             if not reused:
-                disk.open_array(self._root, "state")[times] = block
+                write_shard(shard, block, layout)
             partial = self._partial(block, times.start)
         disk.flush([shard])
         partial.save(mark)
@@ -164,13 +165,19 @@ class Builder:
         inside = (seconds[mine] >= plan.period[0]) & (seconds[mine] <= plan.period[1])
         earlier = np.minimum(np.searchsorted(seconds, seconds[mine] - plan.time_step), len(seconds) - 1)
         paired = inside & (seconds[earlier] == seconds[mine] - plan.time_step) & (seconds[earlier] >= plan.period[0])
-        state = Moments.of(block if inside.all() else block[inside], areas)
-        difference = np.empty((int(paired.sum()), *block.shape[1:]), np.float32)
+        count = block.shape[1]
+        state = Moments.of_channels((block[:, c] if inside.all() else block[inside, c] for c in range(count)), count, areas)
         before_block = self._earlier_states(earlier[paired & (earlier < first)])
-        for row, (now, before) in enumerate(zip(mine[paired], earlier[paired], strict=True)):
-            past = block[before - first] if before >= first else before_block(int(before))
-            np.subtract(block[now - first], past, out=difference[row])
-        return PartialStatistics(state, Moments.of(difference, areas))
+        pasts = {int(t): before_block(int(t)) for t in earlier[paired & (earlier < first)]}
+        nows, befores = mine[paired] - first, earlier[paired]
+
+        def differences(c: int) -> NDArray[np.float32]:
+            out = block[nows, c]
+            for row, before in enumerate(befores.tolist()):
+                out[row] -= block[before - first, c] if before >= first else pasts[before][c]
+            return out
+
+        return PartialStatistics(state, Moments.of_channels((differences(c) for c in range(count)), count, areas))
 
     def _earlier_states(self, positions: NDArray[np.int64]) -> Callable[[int], NDArray[np.float32]]:
         """States (C, H, W) before a block: out of finished shards, and where another process builds those, from the source: the same values."""

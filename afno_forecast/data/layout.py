@@ -1,4 +1,4 @@
-"""The layout of a training store on disk: its arrays, chunks, shards, codecs and metadata, written by zarr-python."""
+"""The layout of a training store on disk: its arrays, chunks, shards, codecs and metadata, by zarr-python; shards of states by `shard_file`."""
 
 # T time, C channel, S static channel, H latitude row, W longitude column, K hour
 
@@ -25,6 +25,7 @@ from .statistics import Statistics
 
 SHARD_BYTES = 32 * 10**6
 CHUNK_BYTES = 2 * 10**6
+BLOSC_LEVEL = 5
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Layout:
 
 
 def _compressors(item_bytes: int) -> list[Any]:
-    return [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=item_bytes), Crc32cCodec()]
+    return [BloscCodec(cname="lz4", clevel=BLOSC_LEVEL, shuffle="shuffle", typesize=item_bytes), Crc32cCodec()]
 
 
 def create(root: Path, name: str, shape: tuple[int, ...], dims: Sequence[str], *, dtype: str = "float32", chunks: tuple[int, ...] | None = None,

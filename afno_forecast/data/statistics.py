@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -54,19 +55,24 @@ class Moments:
     @classmethod
     def of(cls, values: NDArray[np.floating], area_weights: Float) -> Moments:
         """Of states of shape (N, C, H, W) with weights (H, W): mean first, then deviations from it, both in float64."""
-        num_times, num_channels = values.shape[:2]
-        if num_times == 0:
-            return cls.empty(num_channels)
-        weight = float(area_weights.sum()) * num_times
-        mean, squares = np.empty(num_channels), np.empty(num_channels)
-        for c in range(num_channels):
-            channel = values[:, c].astype(np.float64)
-            mean[c] = np.einsum("nhw,hw->n", channel, area_weights).sum() / weight
+        return cls.of_channels((values[:, c] for c in range(values.shape[1])), values.shape[1], area_weights)
+
+    @classmethod
+    def of_channels(cls, channels: Iterable[NDArray[np.floating]], num_channels: int, area_weights: Float) -> Moments:
+        """As `of`, of one channel (N, H, W) after another, so that only one need be held."""
+        found = cls.empty(num_channels)
+        weight, mean, squares = np.zeros(num_channels), np.zeros(num_channels), np.zeros(num_channels)
+        for c, values in enumerate(channels):
+            if not len(values):
+                continue
+            weight[c] = float(area_weights.sum()) * len(values)
+            channel = values.astype(np.float64)
+            mean[c] = np.einsum("nhw,hw->n", channel, area_weights).sum() / weight[c]
             channel -= mean[c]
             np.square(channel, out=channel)
             squares[c] = np.einsum("nhw,hw->n", channel, area_weights).sum()
-        axes = (0, 2, 3)
-        return cls(np.full(num_channels, weight), mean, squares, values.min(axis=axes).astype(np.float64), values.max(axis=axes).astype(np.float64))
+            found.minimum[c], found.maximum[c] = values.min(), values.max()
+        return cls(weight, mean, squares, found.minimum, found.maximum)
 
     def merge(self, other: Moments) -> Moments:
         """Of both together (Chan, Golub and LeVeque 1983)."""

@@ -50,9 +50,8 @@ Rows = dict[str, Row]
 class Setting:
     """The store, the periods, and what every row reads."""
 
-    def __init__(self, store: Path, train: str, validation: str) -> None:
+    def __init__(self, store: Path, train: str, validation: str, config: Path = ROOT / "configs" / "weather" / "speedy_5p6deg.yaml") -> None:
         (train_start, train_end), (start, end) = train.split("/"), validation.split("/")
-        config = ROOT / "configs" / "weather" / "speedy_5p6deg.yaml"
         self.experiment = experiment.load_experiment(config, [
             f"data.store={store}", f"data.train.start={train_start}", f"data.train.end={train_end}", f"data.validation.start={start}",
             f"data.validation.end={end}"])
@@ -104,12 +103,12 @@ def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, l
     return {name: [statistics.median(seconds[name, steps]) for steps in (1, 2)] for name in rows}
 
 
-def known_costs(setting: Setting, rows: Rows, path: Path) -> dict[str, list[float]]:
+def known_costs(setting: Setting, rows: Rows, path: Path, ours: Row = SKILL_ROWS["ours"], repeats: int = 5) -> dict[str, list[float]]:
     """The costs on file; rows not there are measured beside `ours` and put on its scale."""
     known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
     missing = {name: row for name, row in rows.items() if name not in known}
     if missing:
-        measured = measure_costs(setting, {"ours": SKILL_ROWS["ours"], **missing})
+        measured = measure_costs(setting, {"ours": ours, **missing}, repeats)
         scale = known["ours"][0] / measured["ours"][0] if known else 1.0
         known |= {name: [scale * s for s in measured[name]] for name in measured if name not in known}
         path.write_text(json.dumps(known, indent=1) + "\n")
