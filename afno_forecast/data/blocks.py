@@ -135,9 +135,9 @@ class BlockReader:
         """
         shape = arrays[0].shape
         states = np.empty((*shape[:axis], len(arrays), *shape[axis:]), np.float32)
-        places = [_Place(states[(slice(None),) * axis + (n,)]) for n in range(len(arrays))]
+        places: Any = [_Place(states[(slice(None),) * axis + (n,)]) for n in range(len(arrays))]
         try:
-            da.store([a.data for a in arrays], places, lock=False, compute=True, scheduler="threads")  # type: ignore[no-untyped-call]
+            da.store([a.data for a in arrays], places, lock=False, compute=True, scheduler="threads")
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"the source cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
                             where=f"{self.where}; {when}", fix="check the files with `afno-forecast data inspect`") from error

@@ -167,23 +167,22 @@ class Builder:
         paired = inside & (seconds[earlier] == seconds[mine] - plan.time_step) & (seconds[earlier] >= plan.period[0])
         count = block.shape[1]
         state = Moments.of_channels((block[:, c] if inside.all() else block[inside, c] for c in range(count)), count, areas)
-        before_block = self._earlier_states(earlier[paired & (earlier < first)])
-        pasts = {int(t): before_block(int(t)) for t in earlier[paired & (earlier < first)]}
+        pasts = self._earlier_states(earlier[paired & (earlier < first)])
         nows, befores = mine[paired] - first, earlier[paired]
 
         def differences(c: int) -> NDArray[np.float32]:
-            out = block[nows, c]
+            out: NDArray[np.float32] = block[nows, c]
             for row, before in enumerate(befores.tolist()):
                 out[row] -= block[before - first, c] if before >= first else pasts[before][c]
             return out
 
         return PartialStatistics(state, Moments.of_channels((differences(c) for c in range(count)), count, areas))
 
-    def _earlier_states(self, positions: NDArray[np.int64]) -> Callable[[int], NDArray[np.float32]]:
+    def _earlier_states(self, positions: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
         """States (C, H, W) before a block: out of finished shards, and where another process builds those, from the source: the same values."""
         elsewhere = np.asarray([p for p in positions.tolist() if not self._is_built(p // self._plan.layout.times_per_shard)], dtype=np.int64)
         read = dict(zip(elsewhere.tolist(), self._blocks.read(elsewhere), strict=True)) if len(elsewhere) else {}
-        return lambda position: read[position] if position in read else self._stored(position)
+        return {position: read[position] if position in read else self._stored(position) for position in positions.tolist()}
 
     def _stored(self, time: int) -> NDArray[np.float32]:
         """A state of an earlier, finished shard; (C, H, W)."""
