@@ -233,7 +233,7 @@ class Loader:
     def _force(seconds: NDArray[np.int64], forcing: Forced) -> Tensor:
         with torch.no_grad():
             values_NFHW = forcing(seconds[:, :-1].ravel(), int(seconds[0, 1] - seconds[0, 0]))
-            return values_NFHW.unflatten(0, (len(seconds), -1))
+            return values_NFHW.reshape(len(seconds), seconds.shape[1] - 1, *values_NFHW.shape[1:])
 
     def _wait(self, pending: _Pending, threads: Sequence[threading.Thread]) -> Batch:
         began = clock.monotonic()

@@ -134,17 +134,16 @@ def zarr_reader(store: Store, batch: int, order: NDArray[np.int64]) -> Iterator[
 def zarrs_reader(store: Store, batch: int, order: NDArray[np.int64]) -> Iterator[torch.Tensor]:
     """zarr-python through zarrs."""
     import zarr
-    import zarrs  # noqa: F401
 
+    importlib.import_module("zarrs")
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
         yield from zarr_reader(store, batch, order)
 
 
 def tensorstore_reader(store: Store, batch: int, order: NDArray[np.int64]) -> Iterator[torch.Tensor]:
     """tensorstore."""
-    import tensorstore
-
-    array = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(store.path / "state")}}, read=True).result()
+    where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(store.path / "state")}}
+    array = importlib.import_module("tensorstore").open(where, read=True).result()
     yield from collate((array[int(i):int(i) + 2].read().result() for i in order), store, batch)
 
 
@@ -152,10 +151,10 @@ def xbatcher_reader(store: Store, batch: int, order: NDArray[np.int64]) -> Itera
     """xbatcher over dask."""
     import dask
     import xarray as xr
-    import xbatcher
 
     states = xr.open_zarr(store.path, chunks={"time": 1, "channel": -1})[["state"]]
-    generator = xbatcher.BatchGenerator(states, input_dims={**states.sizes, "time": 2}, input_overlap={"time": 1}, preload_batch=False)
+    generator = importlib.import_module("xbatcher").BatchGenerator(states, input_dims={**states.sizes, "time": 2}, input_overlap={"time": 1},
+                                                                   preload_batch=False)
     with dask.config.set(scheduler="synchronous"):
         yield from collate((generator[int(i)]["state"].load().values for i in order), store, batch)
 
