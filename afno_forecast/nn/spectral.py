@@ -161,7 +161,7 @@ def _inverse_fft(z_B2KC: Tensor, modes: Modes) -> Tensor:
     if shape[0] < modes.period:
         spectrum = _with_gaps(spectrum, modes)
     zonal = _real_where_it_must_be(torch.fft.ifft(spectrum, dim=2, norm="forward")[:, :, : modes.rows], modes)
-    x_BCHW = torch.fft.irfft(zonal, n=modes.columns, norm="forward")
+    x_BCHW: Tensor = torch.fft.irfft(zonal, n=modes.columns, norm="forward")
     return x_BCHW.permute(0, 2, 3, 1)
 
 
