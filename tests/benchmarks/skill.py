@@ -19,6 +19,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from afno_forecast.data.loader import Loader
 from afno_forecast.data.samples import find_windows
 from afno_forecast.data.store import Store
 from afno_forecast.forecast.rollout import rollout
-from afno_forecast.forecaster import Forecaster, build_forecaster
+from afno_forecast.forecaster import Forecaster, ModelInputs, build_forecaster
 from afno_forecast.model_folder import load_weights
 from afno_forecast.training.loss import LossConfig, RolloutLoss
 from afno_forecast.training.optimizers import Optimizers, WeightAverage
@@ -57,16 +58,24 @@ class Setting:
             f"data.validation.end={end}"])
         self.store = Store.open(store)
         self.train, self.validation = experiment.check_periods(self.experiment, self.store)
-        self.inputs = experiment.model_inputs(self.experiment, self.store)
 
-    def forecaster(self, build: Build, seed: int) -> Forecaster:
+    @lru_cache(maxsize=8)  # noqa: B019 - one setting a process
+    def inputs(self, time_steps: tuple[str, ...]) -> ModelInputs:
+        """What the store tells a model with these steps."""
+        model = self.experiment.model.model_copy(update={"time_steps": time_steps})
+        return experiment.model_inputs(self.experiment.model_copy(update={"model": model}), self.store)
+
+    def forecaster(self, row: Row, seed: int) -> Forecaster:
         """A new forecaster around a row's network."""
+        build, recipe = row
+        inputs = self.inputs(recipe.time_steps)
         small = {"kind": "plain", "width": 8, "depth": 0}
-        model = self.experiment.model.model_validate({**self.experiment.model.model_dump(exclude={"backbone"}), "backbone": small})
-        made = build_forecaster(model, self.inputs)
+        model = self.experiment.model.model_validate({**self.experiment.model.model_dump(exclude={"backbone"}), "backbone": small,
+                                                      "time_steps": recipe.time_steps})
+        made = build_forecaster(model, inputs)
         num_in = made.num_inputs
         torch.manual_seed(seed)
-        made.backbone = build(num_in, len(made.channels), self.inputs.grid.shape, self.inputs.grid.boundary)
+        made.backbone = build(num_in, len(made.channels), inputs.grid.shape, inputs.grid.boundary)
         return made
 
     def loader(self, forecaster: Forecaster, seed: int, batch: int) -> Loader:
@@ -79,7 +88,7 @@ def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, l
     """CPU seconds of one update at rollouts of one and of two steps, by row: medians over the repeats."""
     made: dict[tuple[str, int], Callable[[], None]] = {}
     for name, (build, recipe) in rows.items():
-        forecaster = setting.forecaster(build, 1)
+        forecaster = setting.forecaster((build, recipe), 1)
         optimizers, average = Optimizers(forecaster, recipe.optimizer), WeightAverage(forecaster, recipe.average)
         for steps in (1, 2):
             batches = setting.loader(forecaster, 1, recipe.batch).batches(steps, stage=0)
@@ -123,13 +132,14 @@ def stages_for(cost: Sequence[float], recipe: Recipe, seconds: float) -> tuple[i
         begun = until
     ends = np.cumsum(counts) / sum(counts)
     ends[-1] = 1.0
-    return round(sum(counts)), tuple(Stage(until=float(end), rollout=steps) for end, (_, steps) in zip(ends, recipe.stages, strict=True))
+    stages = tuple(Stage(until=float(end), rollout=steps, time_steps=recipe.drawn) for end, (_, steps) in zip(ends, recipe.stages, strict=True))
+    return round(sum(counts)), stages
 
 
 def train_row(setting: Setting, row: Row, cost: Sequence[float], seed: int, seconds: float, folder: Path) -> tuple[Forecaster, dict[str, Any]]:
     """Train one row; returns the forecaster with its final weights, and figures of the training."""
-    build, recipe = row
-    forecaster = setting.forecaster(build, seed)
+    _, recipe = row
+    forecaster = setting.forecaster(row, seed)
     num_updates, stages = stages_for(cost, recipe, seconds)
     config = TrainingConfig(budget=Budget(train_steps=num_updates), batch_size=recipe.batch, stages=stages, optimizer=recipe.optimizer,
                             average=recipe.average, precision="float32", checkpoint_minutes=1000, threads=1)
