@@ -39,17 +39,19 @@ _MARGIN = 1 << 20  # bytes of metadata and coordinates
 
 @dataclass(frozen=True)
 class Parts:
-    """What a file holds besides one forecast of everything from each init time, and who writes it.
+    """What a file holds besides one forecast of everything from each init time, in which format, and who writes it.
 
     Args:
         members: extent of the dimension `number`, counted from 1; None for a forecast without it.
         selection: variables, levels and region that are kept.
         share: this process; those of a group write into one file, and the last one to finish marks it complete.
+        format: None takes it from the suffix: `.zarr` zarr v2 with consolidated metadata, `.nc` netCDF.
     """
 
     members: int | None = None
     selection: Selection = WHOLE
     share: Share = SINGLE
+    format: Format | None = None
 
 
 ALONE = Parts()
@@ -67,8 +69,7 @@ class ForecastWriter:
         calendar: CF calendar of the init times.
         attrs: attributes of the file (title, source, institution, ...); must not change when a file is continued.
         identity: hash of what produces the forecast: model, data and settings.
-        format: None takes it from the suffix: `.zarr` zarr v2 with consolidated metadata, `.nc` netCDF.
-        parts: members, what is kept, and which process of a group this is.
+        parts: members, what is kept, the format, and which process of a group this is.
 
     Raises:
         ConfigError: another forecast is there, or another process writes this one, or the suffix says no format or another one.
@@ -76,9 +77,9 @@ class ForecastWriter:
     """
 
     def __init__(self, path: Path, *, channels: ChannelSet, orientation: Geometry, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64],
-                 calendar: str, attrs: Mapping[str, str], identity: str, format: Format | None = None, parts: Parts = ALONE) -> None:
+                 calendar: str, attrs: Mapping[str, str], identity: str, parts: Parts = ALONE) -> None:
         self.path = Path(path)
-        self.format = _format_of(self.path, format)
+        self.format = _format_of(self.path, parts.format)
         self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs, members=parts.members,
                                    selection=parts.selection)
         self._identity = self._layout.digest(f"{identity} {self.format}")

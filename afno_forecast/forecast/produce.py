@@ -123,10 +123,10 @@ def _run(session: Session, work: Sequence[Sequence[Batch]], leads: Sequence[int]
 
 def _open_writer(session: Session, out: Path, format: Format | None, steps: tuple[int, ...], options: Options) -> ForecastWriter:
     forecaster, states = session.forecaster, session.states
-    parts = Parts(members=session.members, selection=options.selection, share=options.share)
+    parts = Parts(members=session.members, selection=options.selection, share=options.share, format=format)
     return ForecastWriter(out, channels=session.channels, orientation=states.orientation, init_seconds=session.inits,
                           lead_seconds=np.asarray(steps, dtype=np.int64) * forecaster.time_step, calendar=states.times.calendar, attrs=session.attrs,
-                          identity=session.identity, format=format, parts=parts)
+                          identity=session.identity, parts=parts)
 
 
 def _work_left(session: Session, written: frozenset[int] | None, scoring: Scoring | None, share: Share) -> list[list[Batch]]:

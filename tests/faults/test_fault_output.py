@@ -10,6 +10,7 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError, DataError, ResourceError
-from afno_forecast.forecast.output import ForecastWriter
+from afno_forecast.forecast.output import ForecastWriter, Parts
 from afno_forecast.grid import Orientation
 from afno_forecast.verify.forecasts import open_forecast, read_channels
 
@@ -25,10 +26,10 @@ CHANNELS = ChannelSet((Channel("geopotential", 850, "m2 s-2"), Channel("2m_tempe
 NUM_INITS, NUM_LEADS = 6, 3
 
 
-def make_writer(path: Path, *, form: str | None = None, identity: str = "model 1") -> ForecastWriter:
+def make_writer(path: Path, *, form: Any = None, identity: str = "model 1") -> ForecastWriter:
     return ForecastWriter(path, channels=CHANNELS, orientation=Orientation(np.linspace(80, -80, 5), np.arange(8) * 45.0 - 180),
                           init_seconds=np.arange(NUM_INITS) * 86400, lead_seconds=np.arange(1, NUM_LEADS + 1) * 21600,
-                          calendar="proleptic_gregorian", attrs={"title": "test"}, format=form, identity=identity)  # type: ignore[arg-type]
+                          calendar="proleptic_gregorian", attrs={"title": "test"}, identity=identity, parts=Parts(format=form))
 
 
 def state(i: int, k: int) -> np.ndarray:

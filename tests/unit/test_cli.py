@@ -151,7 +151,7 @@ def test_a_reader_that_went_away_is_no_bug():
     (("pplot",), "Did you mean 'plot'?"), (("data", "inspct", "x"), "Did you mean 'inspect'?"),
     (("plot", "map", "x", "--variabel", "z500"), "--variable"),
     (("rollout", "m", "--data", "s", "--lead-time", "1d", "--out", "x"), "Missing option '--init'"),
-    (("rollout", "m", "--batch-size", "0"), "--batch-size"), (("launch",), "No such command 'launch'"),
+    (("rollout", "m", "--batch-size", "0"), "--batch-size"), (("lanch",), "Did you mean 'launch'?"),
     (("plot", "map", "x", "--variable", "z500", "--out", "a.png", "--region", "1/2"), "is not W/E/S/N"),
     (("plot", "map", "x", "--variable", "z500", "--out", "a.png", "--wind", "--barbs"), "choose one"),
     (("data", "build", "only.nc"), "give the sources and, last, the store to make"),
@@ -171,7 +171,9 @@ def test_without_a_command_the_help_is_shown(program):
     assert code == 2 and "Commands:" in err and "fix:" not in err
 
 
-def test_train_hands_the_overrides_on(program, stand_in):
+def test_train_hands_the_overrides_on(program, stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("name: a\n")
     calls = stand_in("afno_forecast.experiment", load_experiment="the experiment", run_training=Path("runs/a/model"))
     code, out, err = program("train", "a.yaml", "seed=3", "training.batch_size=2", "--resume")
     assert (code, err) == (0, "") and out.endswith("model: runs/a/model\n")
@@ -224,7 +226,7 @@ def test_build_makes_a_recipe_of_its_options(program, monkeypatch: pytest.Monkey
 
     made: list[Any] = []
     store = SimpleNamespace(channels=("z500",), describe_period=lambda: "2 times", grid=SimpleNamespace(describe=lambda: "3x4"))
-    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, *, progress, echo: made.append((recipe, out)) or store)
+    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, **_: made.append((recipe, out)) or store)
     code, out, err = program("data", "build", "a.nc", "b.nc", "s.zarr", "--channels", "z500,t850", "--static", "orography", "--statistics",
                              "2000-01-01/2000-12-31T18", "--time-step", "6h", "--round-bits", "12", "--no-climatology")
     assert (code, err) == (0, "") and out == "s.zarr: 1 channels, 2 times, 3x4\n"
@@ -237,7 +239,7 @@ def test_build_reads_a_recipe(program, monkeypatch: pytest.MonkeyPatch, tmp_path
 
     made: list[Any] = []
     store = SimpleNamespace(channels=("z500",), describe_period=lambda: "2 times", grid=SimpleNamespace(describe=lambda: "3x4"))
-    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, *, progress, echo: made.append(recipe) or store)
+    monkeypatch.setattr(build, "run_recipe", lambda recipe, out, **_: made.append(recipe) or store)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("sources: [a.nc]\nchannels: [z500]\n")
     assert program("data", "build", recipe, "s.zarr")[0] == 0

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import zarr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError
-from afno_forecast.forecast.output import ForecastWriter
+from afno_forecast.forecast.output import ForecastWriter, Parts
 from afno_forecast.grid import BoxGrid, Orientation
 from afno_forecast.times import TimeAxis, parse_instant
 from afno_forecast.verify.forecasts import forecast_channels, forecast_grid, open_forecast, read_channels
@@ -44,9 +45,9 @@ def states(inits: int = 3, leads: int = 2, shape: tuple[int, int] = (5, 8), chan
 
 
 def write(path: Path, data: np.ndarray, *, orientation: Orientation | BoxGrid = CANONICAL, inits: np.ndarray = INITS, leads: np.ndarray = LEADS,
-          calendar: str = "proleptic_gregorian", channels: ChannelSet = CHANNELS, **options: object) -> Path:
+          calendar: str = "proleptic_gregorian", channels: ChannelSet = CHANNELS, form: Any = None) -> Path:
     with ForecastWriter(path, channels=channels, orientation=orientation, init_seconds=inits, lead_seconds=leads, calendar=calendar,
-                        attrs=ATTRS, identity="a", **options) as writer:
+                        attrs=ATTRS, identity="a", parts=Parts(format=form)) as writer:
         for i in range(len(inits)):
             for k in range(len(leads)):
                 writer.write(i, k, data[i, k])
@@ -57,7 +58,7 @@ def write(path: Path, data: np.ndarray, *, orientation: Orientation | BoxGrid = 
 @pytest.mark.parametrize(("name", "form", "version"), FORMS)
 def test_form_of_the_file(tmp_path: Path, name: str, form: str | None, version: int) -> None:
     data = states()
-    path = write(tmp_path / name, data, format=form)
+    path = write(tmp_path / name, data, form=form)
     with xr.open_dataset(path) as ds:
         assert dict(ds.sizes) == {"time": 3, "prediction_timedelta": 2, "level": 2, "latitude": 5, "longitude": 8}
         assert ds["geopotential"].dims == ("time", "prediction_timedelta", "level", "latitude", "longitude")
@@ -141,7 +142,7 @@ def test_any_calendar_and_date(tmp_path: Path, calendar: str, start: str, name: 
 
 @pytest.mark.parametrize("version", [None, "zarr3"])
 def test_every_chunk_has_a_checksum(tmp_path: Path, version: str | None) -> None:
-    path = write(tmp_path / "fc.zarr", states(), format=version)
+    path = write(tmp_path / "fc.zarr", states(), form=version)
     chunk = path / "geopotential" / ("c/1/0/0/0/0" if version else "1.0.0.0.0")
     whole = chunk.read_bytes()
     array = zarr.open_group(str(path), mode="r")["geopotential"]
@@ -205,5 +206,5 @@ def test_missing_values_of_a_masked_variable_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "form", "ending"), [("fc.zarr", "netcdf", ".nc"), ("fc.nc", "zarr2", ".zarr"), ("fc.nc4", "zarr3", ".zarr")])
 def test_a_format_that_contradicts_the_name_is_refused(tmp_path: Path, name: str, form: str, ending: str) -> None:
     with pytest.raises(ConfigError, match="contradict") as refused:
-        write(tmp_path / name, states(), format=form)
+        write(tmp_path / name, states(), form=form)
     assert refused.value.fix.endswith(ending) and not list(tmp_path.iterdir())
