@@ -61,13 +61,7 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         DataError: the history's length, the number of init times or the forcing does not fit.
         ConfigError: the forecaster has no such step, or they cannot be combined; noise for a forecaster that reads none.
     """
-    if history_BTCHW.shape[1] != forecaster.history or len(init_seconds) != history_BTCHW.shape[0]:
-        raise DataError(f"history of shape {tuple(history_BTCHW.shape)} and {len(init_seconds)} init times do not fit a model that reads "
-                        f"{forecaster.history} states")
-    steps = forecaster.time_steps if time_steps is None else tuple(time_steps)
-    if not steps or any(s % steps[0] for s in steps):
-        raise ConfigError(f"steps of {', '.join(map(format_duration, steps)) or 'nothing'} do not reach every lead time",
-                          fix="give ascending multiples of the first")
+    steps = _checked_steps(forecaster, history_BTCHW, init_seconds, time_steps)
     if forcing_BLFHW is not None and (len(steps) > 1 or forcing_BLFHW.shape[:2] != (len(init_seconds), num_steps)):
         raise DataError(f"forcing of shape {tuple(forcing_BLFHW.shape)} does not fit {len(init_seconds)} init times and {num_steps} equal steps")
     unit = steps[0]
@@ -89,6 +83,19 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         histories[lead] = torch.cat([past_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
         del past_BTCHW
         histories = {at: history for at, history in histories.items() if _is_read_after(lead, at, ratios)}
+
+
+def _checked_steps(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64],
+                   time_steps: Sequence[int] | None) -> tuple[int, ...]:
+    """The steps to take, seconds, ascending; history and init times fit the forecaster."""
+    if history_BTCHW.shape[1] != forecaster.history or len(init_seconds) != history_BTCHW.shape[0]:
+        raise DataError(f"history of shape {tuple(history_BTCHW.shape)} and {len(init_seconds)} init times do not fit a model that reads "
+                        f"{forecaster.history} states")
+    steps = forecaster.time_steps if time_steps is None else tuple(time_steps)
+    if not steps or any(s % steps[0] for s in steps):
+        raise ConfigError(f"steps of {', '.join(map(format_duration, steps)) or 'nothing'} do not reach every lead time",
+                          fix="give ascending multiples of the first")
+    return steps
 
 
 def _draw(forecaster: Forecaster, noise: NoiseDraw, valid_seconds: NDArray[np.int64]) -> Tensor:

@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "experiment_diagnostic": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
     "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_rollout": (7, {"click"}),
-    "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}), "cli_launch": (7, set()),
+    "__main__": (7, set()), "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}), "cli_launch": (7, set()),
     "cli_open": (7, NAMED | {"netCDF4"}),
 }
 # One layer down is the rule; within a layer only these look at a neighbour. There is no cycle (tested below).
@@ -46,7 +46,8 @@ NEIGHBOURS = {
 }
 # What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.
 LONGER_FUNCTIONS = {"training/train.py fit": 65}
-MORE_ARGUMENTS = {"data/build.py build_store": 12, "cli.py convert": 10, "cli.py evaluate": 11, "cli_rollout.py rollout": 16}
+MORE_ARGUMENTS = {"data/build.py build_store": 12, "cli.py convert": 10, "cli.py evaluate": 11, "cli_rollout.py rollout": 16,
+                  "nn/afno.py __init__": 11, "training/train.py fit": 10}
 FORBIDDEN_NAMES = ("utils", "util", "helpers", "helper", "common", "base", "manager", "misc")
 
 
