@@ -153,7 +153,7 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
                 progress.stage, progress.position = stage, progress.position if stage == progress.stage else 0
                 stack.close()
                 batches = loader.batches(config.stages[stage].rollout, stage=stage, position=progress.position, batch_size=config.batch_in(stage))
-                stack.callback(batches.close)  # type: ignore[attr-defined]
+                stack.callback(batches.close)
             assert batches is not None
             began, core_began, batch = time.monotonic(), time.process_time(), next(batches)
             rate = config.learning_rate_at(progress)

@@ -91,7 +91,7 @@ def _batches(loader: Loader, config: TrainingConfig) -> Iterator[Iterator[Batch]
     try:
         yield inner
     finally:
-        inner.close()  # type: ignore[attr-defined]
+        inner.close()
 
 
 def _prepare(forecaster: Forecaster, loader: Loader, config: TrainingConfig) -> tuple[Run, torch.autocast, str]:
