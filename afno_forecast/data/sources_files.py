@@ -147,12 +147,12 @@ def open_file(path: Path | str, ledger: Ledger) -> list[xr.Dataset]:
 
 @contextmanager
 def small_chunk_caches() -> Iterator[None]:
-    """netCDF files opened here keep 1 MiB of decoded chunks a variable, not 64 MiB, so that memory does not grow with the files.
+    """netCDF files opened here keep no decoded chunks (a KiB holds none), not 64 MiB a variable, so that memory does not grow with the files.
 
     Whole blocks of a file's chunks are read and a build reads forward, so nothing is decoded twice for it.
     """
     size, slots, preemption = netCDF4.get_chunk_cache()
-    netCDF4.set_chunk_cache(1 << 20, slots, preemption)
+    netCDF4.set_chunk_cache(1 << 10, slots, preemption)
     try:
         yield
     finally:

@@ -7,7 +7,8 @@
 
 Cost: CPU seconds of updates, measured for all rows interleaved as in skill.py; the budget gives each row its number of updates. Data, inputs,
 tendency target, area weights, warm-up, cosine and clipping are the same; ours has the optimiser, stages and average of its configuration, a
-rival AdamW on single steps, and, in the row `..., our stages`, everything of ours but Muon.
+rival AdamW on single steps, and, in the row `..., our stages`, everything of ours but Muon. Rows of ours on single steps, and of the plain
+network at full resolution, tell what the curriculum and the coarse levels do.
 
 Score: VRMSE, the root of the area mean of the squared error over the area variance of the truth (The Well, arXiv 2412.00568, without its
 floor of 1e-7, which a vorticity in 1/s never exceeds), mean over forecasts and channels, from evenly spread instants of the test trajectories.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from skill import ROOT, Row, Rows, Setting, known_costs, slug, train_row
-from skill_networks import Recipe, neuraloperator
+from skill_networks import Recipe, neuraloperator, plain
 from torch import nn
 
 from afno_forecast.data.samples import find_windows
@@ -34,6 +35,7 @@ from afno_forecast.data.store import Store
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, build_forecaster
 from afno_forecast.nn.backbone import build_backbone
+from afno_forecast.nn.padding import Boundary
 from afno_forecast.times import parse_instant
 from afno_forecast.training.optimizers import OptimizerConfig
 
@@ -76,7 +78,15 @@ def rows_of(experiment: str, setting: Setting) -> Rows:
     ours = Recipe("ours", tuple((stage.until, stage.rollout) for stage in training.stages), training.optimizer, training.average, training.batch_size)
     adam = OptimizerConfig(muon=False, learning_rate=rival.learning_rate)
     common = Recipe("common", ((1.0, 1),), adam, 0.0, training.batch_size)
-    return {"ours": (lambda num_in, num_out, _, boundary: build_backbone(backbone, num_in, num_out, boundary), ours),
+    latitude = {"latitude": "double"} if experiment == "shallow_water" else {}
+    fine = plain(patch=(1, 1), width=48, depth=4, mlp_ratio=2, num_bands=6, num_blocks=4, local=True, **latitude)
+
+    def configured(num_in: int, num_out: int, _: tuple[int, int], boundary: Boundary) -> nn.Module:
+        return build_backbone(backbone, num_in, num_out, boundary)
+
+    return {"ours": (configured, ours),
+            "ours, single steps": (configured, replace(ours, stages=((1.0, 1),))),
+            "plain AFNO, patch 1, single steps": (fine, replace(ours, stages=((1.0, 1),))),
             rival.name: (rival.build, common),
             f"{rival.name}, our stages": (rival.build, replace(ours, name="ours without Muon", optimizer=adam))}
 
@@ -86,7 +96,7 @@ def on_grid(setting: Setting, trained: Forecaster, name: str, store: Store) -> F
     small = {"kind": "plain", "width": 8, "depth": 0}
     model = setting.experiment.model
     inputs = replace(setting.inputs, grid=store.grid, trained_on=setting.inputs.grid, static={})
-    if name == "ours":
+    if name.startswith("ours"):
         made = build_forecaster(model, inputs)
         made.backbone.load_state_dict(trained.backbone.state_dict())
     else:

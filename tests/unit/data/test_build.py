@@ -220,7 +220,7 @@ def test_a_source_opened_by_hand_keeps_few_decoded_chunks(write_record, six_hour
     monkeypatch.setattr(xr, "open_dataset", lambda *a, **k: sizes.append(netCDF4.get_chunk_cache()[0]) or real(*a, **k))
     before = netCDF4.get_chunk_cache()
     open_source(write_record(six_hourly(5)))
-    assert sizes == [1 << 20] and netCDF4.get_chunk_cache() == before
+    assert sizes == [1 << 10] and netCDF4.get_chunk_cache() == before
 
 
 def test_the_room_is_checked_first(write_record, six_hourly, tmp_path, monkeypatch):
