@@ -9,23 +9,24 @@ from dataclasses import replace
 
 import torch
 from skill import Rows, Setting, arguments, run, slug, table
-from skill_networks import OURS, SKILL_ROWS, hierarchical, plain, unet
+from skill_networks import OURS, SKILL_ROWS, WIDER, hierarchical, plain, unet
 
 from afno_forecast.training.optimizers import OptimizerConfig
 
 ABLATION_ROWS: Rows = {
     "ours": SKILL_ROWS["ours"],
-    "learning rate 1e-3": (hierarchical(), replace(OURS, name="lr 1e-3", optimizer=OptimizerConfig(learning_rate=1e-3))),
-    "learning rate 2e-3": (hierarchical(), replace(OURS, name="lr 2e-3", optimizer=OptimizerConfig(learning_rate=2e-3))),
-    "learning rate 8e-3": (hierarchical(), replace(OURS, name="lr 8e-3", optimizer=OptimizerConfig(learning_rate=8e-3))),
-    "batch 2": (hierarchical(), replace(OURS, name="batch 2", batch=2)),
-    "batch 2, learning rate 1e-3": (hierarchical(), replace(OURS, name="batch 2, lr 1e-3", batch=2, optimizer=OptimizerConfig(learning_rate=1e-3))),
+    "wider, learning rate 1e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 1e-3", optimizer=OptimizerConfig(learning_rate=1e-3))),
+    "wider, learning rate 2e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 2e-3", optimizer=OptimizerConfig(learning_rate=2e-3))),
+    "wider, learning rate 8e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 8e-3", optimizer=OptimizerConfig(learning_rate=8e-3))),
+    "wider, batch 2": (hierarchical(widths=WIDER), replace(OURS, name="batch 2", batch=2)),
+    "wider, batch 2, learning rate 1e-3": (hierarchical(widths=WIDER), replace(OURS, name="batch 2, lr 1e-3", batch=2,
+                                                                               optimizer=OptimizerConfig(learning_rate=1e-3))),
     "AdamW for all": (hierarchical(), replace(OURS, name="AdamW", optimizer=OptimizerConfig(learning_rate=2e-3, muon=False))),
     "last weights": (hierarchical(), replace(OURS, name="no average", average=0.0)),
     "one step only": (hierarchical(), replace(OURS, name="one step", stages=((1.0, 1),))),
-    "two steps at most": (hierarchical(), replace(OURS, name="1, 2 from 60 %", stages=((0.6, 1), (1.0, 2)))),
+    "wider, two steps at most": (hierarchical(widths=WIDER), replace(OURS, name="1, 2 from 60 %", stages=((0.6, 1), (1.0, 2)))),
     "longer rollouts earlier": (hierarchical(), replace(OURS, name="25/45/70/100", stages=((0.25, 1), (0.45, 2), (0.7, 4), (1.0, 8)))),
-    "wider": (hierarchical(widths=(48, 96, 192)), OURS),
+    "wider": (hierarchical(widths=WIDER), OURS),
     "wide": (hierarchical(widths=(64, 128, 256)), OURS),
     "two residual blocks": (hierarchical(residual_blocks=2), OURS),
     "four mixer blocks": (hierarchical(depth=4), OURS),
