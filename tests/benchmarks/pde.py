@@ -75,9 +75,10 @@ def rows_of(experiment: str, setting: Setting) -> Rows:
     """Ours and the rival, with the recipes of the text above."""
     training, rival = setting.experiment.training, RIVALS[experiment]
     backbone = setting.experiment.model.backbone
-    ours = Recipe("ours", tuple((stage.until, stage.rollout) for stage in training.stages), training.optimizer, training.average, training.batch_size)
+    ours = Recipe("ours", tuple((stage.until, stage.rollout) for stage in training.stages), training.optimizer, training.average,
+                  training.batch_size, ())
     adam = OptimizerConfig(muon=False, learning_rate=rival.learning_rate)
-    common = Recipe("common", ((1.0, 1),), adam, 0.0, training.batch_size)
+    common = Recipe("common", ((1.0, 1),), adam, 0.0, training.batch_size, ())
     latitude = {"latitude": "double"} if experiment == "shallow_water" else {}
     fine = plain(patch=(1, 1), width=48, depth=4, mlp_ratio=2, num_bands=6, num_blocks=4, local=True, **latitude)
 
