@@ -92,9 +92,9 @@ def _unknown_names(values: dict[str, Any]) -> Problems:
         spellings = known if kind == "channel" else [*known, *(vocabulary.split_name(name)[0] for name in known)]
         for position, name in enumerate(names if isinstance(names, list) else ()):
             if isinstance(name, str) and _short(name) not in known:
-                near = nearest(name, spellings, 0.5 if store or kind != "channel" else 0.75)
-                if near is None and store is None and kind == "channel":
+                if store is None and kind == "channel" and nearest(name, spellings, 0.75) is None:
                     continue  # a quantity of its own, which only the store can know
+                near = nearest(name, spellings, 0.5)
                 hint = f" (did you mean '{near}'?)" if near else f"; there are {', '.join(known) or 'none'}"
                 yield (*key, position), f"unknown {kind} '{name}'{hint}"
 

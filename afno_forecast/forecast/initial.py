@@ -20,7 +20,7 @@ from ..data.store import Store, is_store
 from ..errors import ConfigError, DataError
 from ..forecaster import Forecaster, cells_as_one
 from ..grid import Grid, LatLonGrid
-from ..nn.legacy import LegacyConfig
+from ..nn.legacy import LegacyBackbone, LegacyConfig
 from ..times import format_duration, format_instant, parse_duration, parse_instant
 
 Data = Path | Sequence[Path]
@@ -88,11 +88,15 @@ def history_rows(states: States, inits: NDArray[np.int64], *, history: int, time
     return states.index_of(seconds_IT)
 
 
+_OTHER_GRID = ", or add --other-grid to step the network on the data's own"
+
+
 def require_fit(forecaster: Forecaster, states: States) -> None:
     """Raise DataError unless the data are on the model's grid and calendar."""
     if not forecaster.grid.matches(states.grid):
+        portable = not isinstance(forecaster.backbone, LegacyBackbone)
         raise DataError(f"the model was trained on {forecaster.grid.describe()}; the data are on {states.grid.describe()}",
-                        fix=f"{_fix_of_grid(forecaster.grid, states.grid)}, or add --other-grid to step the network on the data's own")
+                        fix=_fix_of_grid(forecaster.grid, states.grid) + (_OTHER_GRID if portable else ""))
     if forecaster.calendar != states.times.calendar:
         raise DataError(f"the model was trained on the {forecaster.calendar} calendar; the data use {states.times.calendar}",
                         fix="give data on the model's calendar")

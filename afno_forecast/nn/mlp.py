@@ -40,14 +40,13 @@ def norm_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear,
     if torch.compiler.is_compiling():  # a compiler cuts the work for its device, and decides by itself what to keep
         mixed: Tensor = second(nn.functional.gelu(first(norm(x))))
         return (x if residual is None else residual) + mixed.to(x.dtype)
-    flat_ND = x.flatten(0, -2)
-    flat_residual_ND = None if residual is None else residual.flatten(0, -2)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-        out: Tensor = _NormMLP.apply(flat_ND, flat_residual_ND, norm.eps, dtype, keep_hidden, *weights)  # type: ignore[no-untyped-call]
-    else:
-        out = flat_ND if overwrite else torch.empty_like(flat_ND)
-        _forward(out, flat_ND, flat_residual_ND, weights, norm.eps, dtype, None)
-    return out.view_as(x)
+        out: Tensor = _NormMLP.apply(x, residual, norm.eps, dtype, keep_hidden, *weights)  # type: ignore[no-untyped-call]
+        return out
+    x_ND = x.flatten(0, -2)
+    out_ND = x_ND if overwrite else torch.empty_like(x_ND)
+    _forward(out_ND, x_ND, None if residual is None else residual.flatten(0, -2), weights, norm.eps, dtype, None)
+    return out_ND.view_as(x)
 
 
 def _pieces(num_tokens: int, num_hidden: int) -> list[slice]:
@@ -75,20 +74,23 @@ def _forward(out_ND: Tensor, x_ND: Tensor, residual_ND: Tensor | None, weights: 
 
 
 class _NormMLP(torch.autograd.Function):
+    """Takes and gives tokens (..., D): a result that is a view would forbid what is done with it in place, and sharded weights refuse it."""
+
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, residual_ND: Tensor | None, eps: float, dtype: torch.dtype, keep_hidden: bool, *weights: Tensor) -> Tensor:
-        out, hidden = torch.empty_like(x_ND), x_ND.new_empty(x_ND.shape[0], len(weights[3]), dtype=dtype) if keep_hidden else None
-        _forward(out, x_ND, residual_ND, weights, eps, dtype, hidden)
-        ctx.save_for_backward(x_ND, hidden, *weights[:-1])
-        ctx.eps, ctx.dtype, ctx.own_residual = eps, dtype, residual_ND is None
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, eps: float, dtype: torch.dtype, keep_hidden: bool, *weights: Tensor) -> Tensor:
+        x_ND, out = x.flatten(0, -2), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        hidden = x_ND.new_empty(x_ND.shape[0], len(weights[3]), dtype=dtype) if keep_hidden else None
+        _forward(out.flatten(0, -2), x_ND, None if residual is None else residual.flatten(0, -2), weights, eps, dtype, hidden)
+        ctx.save_for_backward(x, hidden, *weights[:-1])
+        ctx.eps, ctx.dtype, ctx.own_residual = eps, dtype, residual is None
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, hidden_NF, gamma, beta, first_FD, first_bias, second_DF = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden_NF, gamma, beta, first_FD, first_bias, second_DF = ctx.saved_tensors
         dtype, shape = ctx.dtype, list(gamma.shape)
-        gradient_ND = gradient_ND.contiguous()
+        x_ND, gradient_ND = x.flatten(0, -2), gradient.contiguous().flatten(0, -2)
         first, bias, second = (w.to(dtype) for w in (first_FD, first_bias, second_DF))
         x_gradient_ND = torch.empty_like(x_ND)
         sums = [torch.zeros_like(w) for w in (gamma, beta, first_FD, first_bias, second_DF)]
@@ -114,7 +116,7 @@ class _NormMLP(torch.autograd.Function):
                 torch.add(part, gradient_ND[piece], out=x_gradient_ND[piece])
             else:
                 x_gradient_ND[piece] = part
-        return (x_gradient_ND, None if ctx.own_residual else gradient_ND, None, None, None, *sums, gradient_ND.sum(0))
+        return (x_gradient_ND.view_as(x), None if ctx.own_residual else gradient, None, None, None, *sums, gradient_ND.sum(0))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,11 +150,11 @@ def test_an_output_that_cannot_be_written_is_said_before_data_are_loaded(kind: s
 def poison(monkeypatch: pytest.MonkeyPatch, count: int, value: float, channel: int) -> None:
     original = Loader.batches
 
-    def batches(loader: Loader, num_steps: int, *, stage: int, position: int = 0, time_steps: tuple[int, ...] = ()):  # type: ignore[no-untyped-def]
-        for i, batch in enumerate(original(loader, num_steps, stage=stage, position=position, time_steps=time_steps), 1):
+    def batches(loader: Loader, num_steps: int, **options: Any) -> Iterator[Batch]:
+        for i, batch in enumerate(original(loader, num_steps, **options), 1):
             if i == count:
                 batch.states[1, 0, channel, 3, 5] = value
-            yield Batch(batch.states, batch.seconds)
+            yield batch
 
     monkeypatch.setattr(Loader, "batches", batches)
 
