@@ -30,11 +30,12 @@ from .verify.evaluate import evaluate
 from .verify.forecasts import open_forecast
 from .verify.score_file import write_scores
 from .verify.scores import pick
-from .verify.settings import References
+from .verify.settings import References, ScoreSettings
 
 Echo = Callable[[str], None]
-INITS = "2002-01-01/2002-01-25/2d"
+INITS = "2002-01-01/2002-01-25/4d"
 LEAD_TIME = "10d"
+KINDS_SCORED = ("deterministic", "spectra")
 SHOWN = ("z500", "t850", "u250", "t2m")
 LEADS_HOURS = (6, 24, 48, 72, 96, 120, 168, 240)
 MARK = ".afno-forecast-demo"
@@ -97,7 +98,8 @@ def _build(experiment: Experiment, store_path: Path, echo: Echo) -> Store:
 
 
 def _score(forecast: Path, store: Store) -> xr.Dataset:
-    return evaluate(forecast, open_states(store.path, store.channels), references=References(store.climatology()))
+    return evaluate(forecast, open_states(store.path, store.channels), references=References(store.climatology()),
+                    settings=ScoreSettings(kinds=KINDS_SCORED))
 
 
 def commands(out: Path) -> list[str]:
@@ -111,7 +113,7 @@ def commands(out: Path) -> list[str]:
         f'afno-forecast data build "$(afno-forecast data sample)" {store} --statistics {"/".join(TRAINING_PERIOD)}',
         f'afno-forecast train "$(afno-forecast data sample {QUICKSTART})" {settings}',
         f"afno-forecast rollout {run}/model --data {store} --init {INITS} --lead-time {LEAD_TIME} --out {forecast}",
-        f"afno-forecast evaluate {forecast} --truth {store} --out {scores}",
+        f"afno-forecast evaluate {forecast} --truth {store} --kinds {','.join(KINDS_SCORED)} --out {scores}",
         f"afno-forecast plot compare {forecast} --truth {store} --variable z500 --init first --lead 5d --out {picture}",
         f"afno-forecast plot report {forecast} --truth {store} --scores {scores} --out {report}",
     ]
