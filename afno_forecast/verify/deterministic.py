@@ -7,7 +7,8 @@ and the bar the mean over inits:
 - anomaly correlation, uncentred, in both forms in use: `acc` = bar <(f-c)(o-c)> / sqrt(bar <(f-c)^2> bar <(o-c)^2>) and
   `acc_mean_of_inits` = bar ( <(f-c)(o-c)> / sqrt(<(f-c)^2> <(o-c)^2>) );
 - `activity` = sqrt(bar <(f-c)^2>) and `activity_truth` = sqrt(bar <(o-c)^2>): of a forecast that has lost no variability they are equal;
-- `vrmse` = bar sqrt(<(f-o)^2> / (<(o-<o>)^2> + 1e-7)): 1 for a forecast of the region's mean (The Well, arXiv 2412.00568).
+- `vrmse` = bar sqrt(<(f-o)^2> / <(o-<o>)^2>): 1 for a forecast of the region's mean (The Well, arXiv 2412.00568, whose 1e-7 added to the
+  variance would drown quantities of small units). NaN where a truth is constant over the region, to the rounding of float64.
 """
 
 # C channel, H latitude row, W longitude column, R region
@@ -21,7 +22,7 @@ import numpy as np
 from .regions import AreaMeans
 from .sample import Float, Rows, Sample, Table
 
-_VRMSE_FLOOR = 1e-7  # added to the variance, as in The Well, so that a constant field divides
+_LOST = 1e-12  # part of the mean square below which a variance taken as a difference is rounding
 
 
 class Deterministic:
@@ -32,9 +33,7 @@ class Deterministic:
         error = sample.error
         rows = {"error": areas(error), "squared": areas(error * error), "absolute": areas(np.abs(error))}
         truth = np.asarray(sample.truth_CHW, dtype=np.float64)
-        centred = truth - truth.mean(axis=(1, 2), keepdims=True)
-        variance = areas(centred * centred) - areas(centred) ** 2
-        rows["vrmse"] = np.sqrt(rows["squared"] / (np.maximum(variance, 0.0) + _VRMSE_FLOOR))
+        rows["vrmse"] = np.sqrt(rows["squared"] / _variance(truth, areas))
         if sample.climatology_CHW is not None:
             ours, theirs = sample.mean - sample.climatology_CHW, truth - sample.climatology_CHW
             rows |= {"covariance": areas(ours * theirs), "variance": areas(ours * ours), "variance_truth": areas(theirs * theirs)}
@@ -55,3 +54,11 @@ class Deterministic:
     def tables(self, mean: Mapping[str, Float]) -> tuple[Table, ...]:
         """None."""
         return ()
+
+
+def _variance(field_CHW: Float, areas: AreaMeans) -> Float:
+    """Variance over each region, NaN where the field is constant; (C, H, W) -> (R, C)."""
+    centred = field_CHW - field_CHW.mean(axis=(1, 2), keepdims=True)
+    square = areas(centred * centred)
+    variance = square - areas(centred) ** 2
+    return np.where(variance > _LOST * square, variance, np.nan)

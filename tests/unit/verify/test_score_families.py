@@ -72,9 +72,34 @@ def test_deterministic(name: str, num: int) -> None:
             "mae": np.mean([(abs(f[n] - o[n]) * w).sum() for n in range(num)]),
             "activity": np.sqrt(np.mean([((f[n] - c[n]) ** 2 * w).sum() for n in range(num)])),
             "activity_truth": np.sqrt(np.mean([((o[n] - c[n]) ** 2 * w).sum() for n in range(num)])),
-            "vrmse": np.mean([np.sqrt(((f[n] - o[n]) ** 2 * w).sum() / (((o[n] - mean[n]) ** 2 * w).sum() + 1e-7)) for n in range(num)])}
+            "vrmse": np.mean([np.sqrt(((f[n] - o[n]) ** 2 * w).sum() / ((o[n] - mean[n]) ** 2 * w).sum()) for n in range(num)])}
         for metric, value in expected.items():
             assert float(pick(scores, channel.short, metric)[0]) == pytest.approx(value, rel=1e-10), metric
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e4])
+def test_vrmse_does_not_depend_on_the_unit(unit: float) -> None:
+    """A vorticity in 1/s is of the order 1e-5, and its score is that of the same field in any other unit."""
+    grid = GRIDS["33 rows"]
+    forecast, truth, _ = data(grid, 2, 1, 5)
+    expected, scaled = (score(grid, [Deterministic()], forecast[:, 0] * u, truth * u) for u in (np.float32(1), np.float32(unit)))
+    for channel in CHANNELS:
+        assert float(pick(scaled, channel.short, "vrmse")[0]) == pytest.approx(float(pick(expected, channel.short, "vrmse")[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 280.0])
+def test_vrmse_of_a_constant_truth_is_undefined(value: float) -> None:
+    """There is nothing to compare the error with: neither where the whole field is constant nor where a region of it is."""
+    grid = GRIDS["33 rows"]
+    forecast, truth, _ = data(grid, 1, 1, 6)
+    truth[:, 0] = value
+    truth[:, 1, abs(grid.latitude) <= 20] = value
+    scorer = Scorer(CHANNELS, grid, regions=["global", "tropics"], families=[Deterministic()])
+    scorer.update(np.zeros(1, dtype=np.int64), 24 * HOUR, forecast[:, 0], truth)
+    scores = scorer.finalize()
+    assert np.isnan(scores["temperature"].sel(metric="vrmse").values).all()
+    assert np.isnan(scores["2m_temperature"].sel(metric="vrmse").values).tolist() == [[False], [True]]
+    assert np.isfinite(scores["2m_temperature"].sel(metric="rmse").values).all()
 
 
 @pytest.mark.parametrize("members", [2, 5])
