@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from building import build, first_trajectories
 from torch import Tensor
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
-from afno_forecast.errors import ForecastError
+from afno_forecast.data.build import BuildRecipe
 
 
 class Turbulence:
@@ -119,14 +119,8 @@ def main() -> int:
                             dt=arguments.dt, spin_up=arguments.spin_up)
             write(files[-1], curl, seeds, arguments.interval)
         print(f"{seeds[-1] + 1} of {arguments.trajectories} trajectories", flush=True)
-    period = StatisticsPeriod(start="2000-01-01", end=f"{2000 + arguments.train - 1}-12-31T23")
-    try:
-        store = run_recipe(BuildRecipe(sources=tuple(map(str, files)), statistics=period), arguments.folder / "store.zarr")
-    except ForecastError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{store.path}: {store.describe_period()}, {store.grid.describe()}")
-    return 0
+    recipe = BuildRecipe(sources=tuple(map(str, files)), statistics=first_trajectories(arguments.train))
+    return build(recipe, arguments.folder / "store.zarr")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
-from afno_forecast.errors import ForecastError
+from building import build, names
+
+from afno_forecast.data.build import BuildRecipe, StatisticsPeriod
 
 
 def main() -> int:
@@ -23,14 +24,8 @@ def main() -> int:
     arguments = parser.parse_args()
     start, _, end = arguments.statistics.partition("/")
     recipe = BuildRecipe(sources=tuple(str(p) for p in sorted(arguments.folder.glob("*.nc"))), statistics=StatisticsPeriod(start=start, end=end),
-                         channels=tuple(arguments.channels.split(",")) if arguments.channels else None, time_step=arguments.time_step)
-    try:
-        store = run_recipe(recipe, arguments.out, progress=lambda done, total, what: print(f"\r{what}: {done}/{total}", end="", file=sys.stderr))
-    except ForecastError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_code
-    print(f"\n{arguments.out}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
-    return 0
+                         channels=names(arguments.channels), time_step=arguments.time_step)
+    return build(recipe, arguments.out)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from building import build, first_trajectories
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
-from afno_forecast.errors import ForecastError
+from afno_forecast.data.build import BuildRecipe
 
 SIZES = ((64, 128), (32, 64))
 FIELDS = {"geopotential": "m2 s-2", "vorticity": "s-1", "divergence": "s-1"}
@@ -95,16 +95,11 @@ def main() -> int:
         for size, path in paths.items():
             files[size].append(path)
         print(f"\r{seed + 1} of {arguments.trajectories} trajectories", end="", file=sys.stderr, flush=True)
-    period = StatisticsPeriod(start="2000-01-01", end=f"{2000 + arguments.train - 1}-12-31T23")
-    for size in SIZES:
-        try:
-            store = run_recipe(BuildRecipe(sources=tuple(map(str, files[size])), statistics=period),
-                               arguments.folder / f"store_{size[0]}x{size[1]}.zarr")
-        except ForecastError as error:
-            print(f"\n{error}", file=sys.stderr)
-            return error.exit_code
-        print(f"{store.path}: {store.describe_period()}, {store.grid.describe()}")
-    return 0
+    code = 0
+    for rows, columns in SIZES:
+        recipe = BuildRecipe(sources=tuple(map(str, files[rows, columns])), statistics=first_trajectories(arguments.train))
+        code = code or build(recipe, arguments.folder / f"store_{rows}x{columns}.zarr")
+    return code
 
 
 if __name__ == "__main__":

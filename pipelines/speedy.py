@@ -84,17 +84,13 @@ def simulate(folder: Path, start: str, days: int, spin_up: int) -> None:
 
 
 def build(folder: Path, statistics: str) -> int:
-    from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
-    from afno_forecast.errors import ForecastError
+    from building import build as build_store
+
+    from afno_forecast.data.build import BuildRecipe, StatisticsPeriod
 
     start, _, end = statistics.partition("/")
-    try:
-        store = run_recipe(BuildRecipe(sources=(str(folder / "*.nc"),), statistics=StatisticsPeriod(start=start, end=end)), folder / "store.zarr")
-    except ForecastError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(f"{store.path}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
-    return 0
+    recipe = BuildRecipe(sources=(str(folder / "*.nc"),), statistics=StatisticsPeriod(start=start, end=end))
+    return build_store(recipe, folder / "store.zarr")
 
 
 def main() -> int:

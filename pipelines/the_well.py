@@ -11,8 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
-from afno_forecast.errors import ForecastError
+from building import build, first_trajectories, names
+
+from afno_forecast.data.build import BuildRecipe
 
 
 def main(description: str | None = __doc__, boundary: bool = False) -> int:
@@ -24,17 +25,9 @@ def main(description: str | None = __doc__, boundary: bool = False) -> int:
     if boundary:
         parser.add_argument("--boundary", choices=["periodic", "open"], required=True, help="the files do not say how the box ends")
     arguments = parser.parse_args()
-    period = StatisticsPeriod(start="2000-01-01", end=f"{2000 + arguments.train - 1}-12-31T23")
-    recipe = BuildRecipe(sources=tuple(map(str, arguments.source)), statistics=period, boundary=arguments.boundary if boundary else None,
-                         channels=tuple(arguments.channels.split(",")) if arguments.channels else None)
-    try:
-        store = run_recipe(recipe, arguments.out, progress=lambda done, total, what: print(f"\r{what}: {done}/{total}", end="", file=sys.stderr),
-                           echo=lambda line: print(f"note: {line}"))
-    except ForecastError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_code
-    print(f"\n{arguments.out}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
-    return 0
+    recipe = BuildRecipe(sources=tuple(map(str, arguments.source)), statistics=first_trajectories(arguments.train),
+                         boundary=arguments.boundary if boundary else None, channels=names(arguments.channels))
+    return build(recipe, arguments.out)
 
 
 if __name__ == "__main__":

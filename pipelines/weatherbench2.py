@@ -15,9 +15,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
+from building import build, names
+
+from afno_forecast.data.build import BuildRecipe, StatisticsPeriod
 from afno_forecast.data.regrid import RegridConfig
-from afno_forecast.errors import ForecastError
 
 
 def main(description: str | None = __doc__) -> int:
@@ -36,18 +37,11 @@ def main(description: str | None = __doc__) -> int:
     first, _, last = arguments.years.partition("-")
     rows, _, columns = (arguments.regrid or "").partition("x")
     recipe = BuildRecipe(
-        sources=(arguments.source,), channels=tuple(arguments.variables.split(",")), static=tuple(filter(None, arguments.static.split(","))),
+        sources=(arguments.source,), channels=names(arguments.variables), static=names(arguments.static),
         statistics=StatisticsPeriod(start=f"{first}-01-01", end=f"{last}-12-31T23"), time_step=arguments.time_step, period=arguments.period,
-        derive=tuple(filter(None, arguments.derive.split(","))),
+        derive=names(arguments.derive),
         regrid=RegridConfig(rows=int(rows), columns=int(columns)) if arguments.regrid else None)
-    try:
-        store = run_recipe(recipe, arguments.out, allow_remote=tuple(arguments.allow_remote), echo=lambda line: print(f"note: {line}"),
-                           progress=lambda done, total, what: print(f"\r{what}: {done}/{total}", end="", file=sys.stderr))
-    except ForecastError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_code
-    print(f"\n{arguments.out}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
-    return 0
+    return build(recipe, arguments.out, allow_remote=arguments.allow_remote)
 
 
 if __name__ == "__main__":

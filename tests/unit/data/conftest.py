@@ -1,5 +1,7 @@
 """A small record of weather-like fields: H != W, latitude descending, two levels, one surface field, one constant field."""
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+PIPELINES = Path(__file__).resolve().parents[3] / "pipelines"
 LATITUDE = np.linspace(75, -75, 6)
 LONGITUDE = np.arange(9) * 40.0
 
@@ -48,3 +51,17 @@ def six_hourly() -> Callable[..., np.ndarray]:
         return np.datetime64(start, "ns") + np.arange(n) * np.timedelta64(6, "h")
 
     return times
+
+
+@pytest.fixture
+def run_pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a file of `pipelines/` as its command line does; gives the exit code."""
+    monkeypatch.syspath_prepend(PIPELINES)
+
+    def run(name: str, *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PIPELINES / name), run_name="__main__")
+        return int(ended.value.code)
+
+    return run

@@ -51,6 +51,16 @@ def write_well(path: Path, *, ends=("periodic", "wall"), spatial=("x", "y"), gri
     return fields
 
 
+def write_cfd(path: Path) -> dict[str, np.ndarray]:
+    values = {name: numbered(N, T, NX, NY) for name in ("Vx", "density", "height")}
+    with h5py.File(path, "w") as file:
+        for name, array in values.items():
+            file[name] = array
+        file["t-coordinate"] = (np.arange(T + 1) * 0.05).astype("f4")
+        file["x-coordinate"], file["y-coordinate"] = (np.arange(NX) + 0.5) / NX, (np.arange(NY) + 0.5) / NY
+    return values
+
+
 def test_the_well_becomes_a_box_of_trajectories_with_a_year_each(tmp_path):
     fields = write_well(tmp_path / "well.hdf5")
     source = open_source(tmp_path / "well.hdf5")
@@ -123,12 +133,7 @@ def test_three_dimensions_are_refused_in_words(tmp_path):
 
 
 def test_pdebench_arrays_need_a_word_on_the_edges_and_may_have_one_time_too_many(tmp_path):
-    values = {name: numbered(N, T, NX, NY) for name in ("Vx", "density", "height")}
-    with h5py.File(tmp_path / "cfd.hdf5", "w") as file:
-        for name, array in values.items():
-            file[name] = array
-        file["t-coordinate"] = (np.arange(T + 1) * 0.05).astype("f4")
-        file["x-coordinate"], file["y-coordinate"] = (np.arange(NX) + 0.5) / NX, (np.arange(NY) + 0.5) / NY
+    values = write_cfd(tmp_path / "cfd.hdf5")
     with pytest.raises(DataError, match="does not say whether y and x wrap") as caught:
         open_source(tmp_path / "cfd.hdf5")
     assert "--boundary periodic" in caught.value.fix
@@ -151,3 +156,17 @@ def test_pdebench_groups_of_trajectories(tmp_path):
         np.testing.assert_array_equal(source.dataset[f"data_{c}"].values, data[..., c].reshape(N * T, NX, NY).swapaxes(1, 2))
     store = build_store(source, tmp_path / "s.zarr", shard_bytes=4 * NX * NY * 2 * 4)
     np.testing.assert_array_equal(store.read(6), data[1, 1].transpose(2, 1, 0))
+
+
+def test_the_pipelines_build_both_layouts(tmp_path, run_pipeline, capsys):
+    fields = write_well(tmp_path / "well.hdf5")
+    assert run_pipeline("the_well.py", tmp_path / "well.hdf5", tmp_path / "well.zarr", "--train", 2, "--channels", "velocity_x,density") == 0
+    store = Store.open(tmp_path / "well.zarr")
+    assert store.channels.names == ("velocity_x", "density")
+    assert store.statistics.mean[1] == pytest.approx(fields["density"][:2].astype(np.float64).mean(), rel=1e-12)
+    write_cfd(tmp_path / "cfd.hdf5")
+    assert run_pipeline("pdebench.py", tmp_path / "cfd.hdf5", tmp_path / "cfd.zarr", "--train", 2, "--boundary", "periodic") == 0
+    assert Store.open(tmp_path / "cfd.zarr").grid.boundary == "periodic"
+    capsys.readouterr()
+    assert run_pipeline("the_well.py", tmp_path / "absent.hdf5", tmp_path / "none.zarr", "--train", 2) == 3
+    assert "absent.hdf5" in capsys.readouterr().err
