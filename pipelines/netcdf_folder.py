@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--time-step", help="such as 6h; the most common step by default")
     arguments = parser.parse_args()
     start, _, end = arguments.statistics.partition("/")
-    recipe = BuildRecipe(sources=tuple(str(p) for p in sorted(arguments.folder.glob("*.nc"))), statistics=StatisticsPeriod(start=start, end=end),
+    recipe = BuildRecipe(sources=(str(arguments.folder / "*.nc"),), statistics=StatisticsPeriod(start=start, end=end),
                          channels=names(arguments.channels), time_step=arguments.time_step)
     return build(recipe, arguments.out)
 

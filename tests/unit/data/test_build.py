@@ -246,3 +246,13 @@ def test_other_calendars_keep_their_days_of_year(write_record, tmp_path, calenda
     with xr.open_zarr(store.path) as ds:
         days = ds.climatology[:, 0, 0, 0, 0].values
     assert np.flatnonzero(np.isfinite(days)).tolist() == list(range(first - 30, last + 29))
+
+
+def test_the_pipeline_of_a_folder_builds_its_files_and_says_when_it_has_none(tmp_path, write_record, run_pipeline, six_hourly, capsys):
+    write_record(six_hourly(8))
+    given = ("--statistics", "2001-01-01/2001-12-31", "--channels", "t2m")
+    assert run_pipeline("netcdf_folder.py", tmp_path, tmp_path / "s.zarr", *given) == 0
+    assert Store.open(tmp_path / "s.zarr").channels.names == ("2m_temperature",)
+    (tmp_path / "empty").mkdir()
+    assert run_pipeline("netcdf_folder.py", tmp_path / "empty", tmp_path / "none.zarr", *given) == 3
+    assert "empty" in capsys.readouterr().err

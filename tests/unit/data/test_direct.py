@@ -146,3 +146,18 @@ def test_a_static_field_that_it_lacks_is_named(weatherbench, period, tmp_path):
         f"data.validation.end={later(period[0], 15)}"])
     with pytest.raises(DataError, match=r"static fields: no channel land_sea_mask; there are \w+"):
         try_out(config)
+
+
+def test_the_pipelines_build_a_store_of_it_on_its_own_grid_and_on_a_coarser_one(weatherbench, tmp_path, run_pipeline):
+    year = date(weatherbench, 0)[:4]
+    wanted = ("--years", f"{year}-{year}", "--variables", "z500,t850,t2m")
+    assert run_pipeline("weatherbench2.py", weatherbench, tmp_path / "own.zarr", *wanted, "--static", "geopotential_at_surface") == 0
+    own, source = Store.open(tmp_path / "own.zarr"), open_source(weatherbench)
+    assert own.channels.names == ("geopotential@500", "temperature@850", "2m_temperature") and own.static().shape[0] == 1
+    np.testing.assert_array_equal(own.read(5)[2], source.dataset["2m_temperature"][5])
+    kept = f"{date(weatherbench, 0)}/{date(weatherbench, 20)}"
+    assert run_pipeline("era5_arco.py", weatherbench, tmp_path / "coarse.zarr", *wanted, "--period", kept, "--regrid", "8x16") == 0
+    coarse = Store.open(tmp_path / "coarse.zarr")
+    assert coarse.grid.shape == (8, 16) and len(coarse.times) == 21 and not len(coarse.static_channels)
+    means = [np.average(store.read(5)[2].mean(axis=1), weights=store.grid.area_weights()[:, 0]) for store in (own, coarse)]
+    assert means[1] == pytest.approx(means[0], abs=0.01)
