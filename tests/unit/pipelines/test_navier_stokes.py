@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "pipelines"))
-import navier_stokes  # noqa: E402
+import navier_stokes
 
 
 def test_a_taylor_green_vortex_decays_as_it_must():
