@@ -28,12 +28,14 @@ from .errors import ConfigError, DataError, ForecastError, printable
 from .experiment_steps import Problems, value_at, wrong_steps
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
+from .training.config import TrainingConfig
 from .training.estimate import estimate, where_time_goes
 from .training.finetune import start_from
 from .training.parallel import Layout, parallelize, plan_mesh
+from .training.run import Run
 from .training.run_folder import run_folder
 from .training.stages import with_stages
-from .training.train import TrainingConfig, fit
+from .training.train import fit
 from .training.validation import ValidationConfig, Validator
 
 
@@ -225,7 +227,7 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         card = model_card(experiment, forecaster, inputs, score, table)
         model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
 
-    fit(forecaster, loader, validator, config, folder, keep_model=keep_model, resume=resume, echo=echo, layout=layout, end=end)
+    fit(Run(forecaster, loader, config, folder, layout), validator, keep_model=keep_model, resume=resume, echo=echo, end=end)
 
 
 def try_out(experiment: Experiment) -> None:

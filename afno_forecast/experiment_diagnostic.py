@@ -17,11 +17,11 @@ from .data.store import Store
 from .diagnostic import Diagnostic, DiagnosticConfig
 from .errors import ConfigError
 from .times import format_duration, parse_duration, parse_instant
+from .training.config import TrainingConfig
 from .training.diagnostic import DiagnosticLoss, DiagnosticRun, DiagnosticValidator, fit_diagnostic
 from .training.loss import LossConfig
 from .training.parallel import ParallelConfig
 from .training.run_folder import run_folder
-from .training.train import TrainingConfig
 from .training.validation import ValidationConfig
 
 if TYPE_CHECKING:

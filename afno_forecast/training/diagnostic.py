@@ -27,10 +27,10 @@ from ..losses import area_weighted_mse
 from ..signals import StopFlag
 from ..times import parse_duration
 from .checkpoint import Progress, load_newest, save_checkpoint
+from .config import TrainingConfig
 from .log import RunLog
 from .optimizers import Optimizers, WeightAverage
 from .schedule import stage_at
-from .train import TrainingConfig
 from .validation import ValidationConfig
 
 

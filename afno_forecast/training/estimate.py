@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.loader import Batch, Loader
 from ..forecaster import Forecaster
-from .optimizers import Optimizers, WeightAverage
-from .train import Run, TrainingConfig, resolve_precision
+from .config import TrainingConfig
+from .run import Run, resolve_precision
 
 _KEPT_CHECKPOINTS = 2
 _PROFILED_UPDATES = 3
@@ -97,11 +97,9 @@ def _batches(loader: Loader, config: TrainingConfig) -> Iterator[Iterator[Batch]
 def _prepare(forecaster: Forecaster, loader: Loader, config: TrainingConfig) -> tuple[Run, torch.autocast, str]:
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = forecaster.area_weights_HW.device
-    precision = resolve_precision(config.precision, device)
-    run = Run(forecaster, Optimizers(forecaster, config.optimizer), WeightAverage(forecaster, config.average), loader, config, Path(),
-              seed=loader.seed)
-    return run, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"), precision
+    run = Run(forecaster, loader, config, Path())
+    run.progress.precision = resolve_precision(config.precision, forecaster.area_weights_HW.device)
+    return run, run.autocast(), run.progress.precision
 
 
 def _update(run: Run, batch: Batch, autocast: torch.autocast, num_steps: int) -> None:

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from ..errors import ConfigError
-from .train import require_writable
+from ..errors import ConfigError, ResourceError
 
 LOCK = "lock"
 
@@ -31,7 +30,7 @@ def run_folder(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        require_writable(folder)
+        _require_writable(folder)
         with _locked(folder / LOCK, echo) as lock:
             try:
                 yield
@@ -66,3 +65,15 @@ def _locked(path: Path, echo: Callable[[str], None]) -> TextIO:
     lock.write(f"host {socket.gethostname()}, pid {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
     lock.flush()
     return lock
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the run folder, or say before any data is loaded why not. Raises ResourceError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(f"the output folder cannot be written: {error.strerror or error}", where=str(folder),
+                            fix="choose another with output=PATH") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..data.samples import find_windows
 from ..times import TimeAxis
-from .train import TrainingConfig
+from .config import TrainingConfig
 
 
 def with_stages(config: TrainingConfig, times: TimeAxis, *, time_step: int, history: int, period: tuple[int, int]) -> TrainingConfig:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -27,9 +28,9 @@ from afno_forecast.data.loader import Batch
 from afno_forecast.distributed import Mesh
 from afno_forecast.forecaster import ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import LatLonGrid
-from afno_forecast.training.optimizers import OptimizerConfig, Optimizers, WeightAverage
+from afno_forecast.training.config import TrainingConfig
 from afno_forecast.training.parallel import ParallelConfig, parallelize, plan_mesh
-from afno_forecast.training.train import Run, TrainingConfig
+from afno_forecast.training.run import Run
 
 ROWS, COLUMNS, CHANNELS, BATCH = 32, 64, 11, 8
 NETWORKS = {"hierarchical": {"kind": "hierarchical", "widths": [48, 96, 144]},
@@ -45,7 +46,7 @@ def make_run(network: str, mesh: Mesh) -> Run:
     forecaster = build_forecaster(ModelConfig.model_validate({"forcings": [], "static": [], "backbone": NETWORKS[network]}, strict=False), inputs)
     config = TrainingConfig.model_validate({"budget": {"train_steps": 1}, "batch_size": BATCH, "stages": [{"until": 1, "rollout": 1}]}, strict=False)
     layout = parallelize(forecaster, mesh)
-    return Run(forecaster, Optimizers(forecaster, OptimizerConfig()), WeightAverage(forecaster, 0.99), None, config, Path(), layout)  # type: ignore[arg-type]
+    return Run(forecaster, SimpleNamespace(seed=0), config, Path(), layout)  # type: ignore[arg-type]
 
 
 def update(run: Run) -> None:

@@ -35,10 +35,12 @@ from afno_forecast.data.store import Store
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, ModelInputs, build_forecaster
 from afno_forecast.model_folder import load_weights
+from afno_forecast.training.config import TrainingConfig
 from afno_forecast.training.loss import LossConfig, RolloutLoss
 from afno_forecast.training.optimizers import Optimizers, WeightAverage
+from afno_forecast.training.run import Run
 from afno_forecast.training.schedule import Budget, Stage
-from afno_forecast.training.train import TrainingConfig, fit
+from afno_forecast.training.train import fit
 from afno_forecast.training.validation import ValidationConfig, Validator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +155,7 @@ def train_row(setting: Setting, row: Row, cost: Sequence[float], seed: int, seco
 
     folder.mkdir(parents=True, exist_ok=True)
     loader = setting.loader(forecaster, seed, recipe.batch)
-    progress = fit(forecaster, loader, validator, config, folder, keep_model=keep, resume=False, echo=lambda _: None)
+    progress = fit(Run(forecaster, loader, config, folder), validator, keep_model=keep, resume=False, echo=lambda _: None)
     load_weights(forecaster, kept, folder)
     return forecaster, {"updates": num_updates, "core_seconds": round(progress.core_seconds, 1),
                         "parameters": sum(p.numel() for p in forecaster.parameters()), "recipe": recipe.name, "seed": seed}

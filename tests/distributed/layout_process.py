@@ -6,6 +6,7 @@ Arguments: folder, rank, number of processes, names of cases with |.
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.training.checkpoint import load_newest
-from afno_forecast.training.optimizers import OptimizerConfig, Optimizers, WeightAverage
+from afno_forecast.training.config import TrainingConfig
 from afno_forecast.training.parallel import Layout, ParallelConfig, parallelize, plan_mesh
-from afno_forecast.training.train import Run, TrainingConfig
+from afno_forecast.training.run import Run
 
 DAY = 86400
 HIERARCHICAL = {"kind": "hierarchical", "widths": [6, 8, 20], "num_blocks": 5, "depth": 2, "shrink": 0.02}
@@ -89,10 +90,10 @@ def make_run(case: str, mesh: Mesh, folder: Path) -> Run:
     ensemble = bool(parallel.get("ensemble"))
     forecaster, several = make_forecaster(network, grid, ensemble=ensemble), mesh.world.size > 1
     config = TrainingConfig.model_validate({"budget": {"train_steps": 3}, "batch_size": 4, "stages": [{"until": 1, "rollout": 2}],
+                                            "optimizer": {"learning_rate": 3e-3}, "average": 0.9,
                                             "loss": LOSS if ensemble else {}, "accumulate": accumulate if several else 1}, strict=False)
     layout = parallelize(forecaster, mesh, sharded=parallel.get("sharded", False), checkpointing=several and parallel.get("checkpointing", False))
-    optimizer = OptimizerConfig(learning_rate=3e-3)
-    return Run(forecaster, Optimizers(forecaster, optimizer), WeightAverage(forecaster, 0.9), None, config, folder, layout)  # type: ignore[arg-type]
+    return Run(forecaster, SimpleNamespace(seed=0), config, folder, layout)  # type: ignore[arg-type]
 
 
 def train(case: str, run: Run, steps: int = 3) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from afno_forecast.experiment import load_experiment, run_training
 from afno_forecast.training.checkpoint import Progress
+from afno_forecast.training.config import TrainingConfig
 from afno_forecast.training.schedule import Budget, RolloutGrowth, Stage, learning_rate_factor
-from afno_forecast.training.train import TrainingConfig
 
 
 def train(path: Path, *overrides: str) -> list[dict[str, str]]:
