@@ -124,7 +124,7 @@ def short_name(variable: str, level: int | None) -> str:
 def label(variable: str, level: int | None = None) -> str:
     """Words for a title: `Geopotential height at 500 hPa`, `2 m temperature`."""
     known = BY_NAME.get(variable)
-    text = known.label if known else variable.replace("_", " ")
+    text = known.label if known else f"{variable[:1].upper()}{variable[1:]}".replace("_", " ")
     return text if level is None else f"{text} at {level} hPa"
 
 

@@ -59,7 +59,7 @@ class MotionPage:
                            color=MUTED, ha="center", va="center", zorder=10)
         self.texts = canvas.heading(self.figure, title_of(first), "", source_text(first))
         self.show(first, truths[0] if truths else None)
-        canvas.colour_bar(self.figure, (0.2, 0.7 / height, 0.6, 0.14 / height), self.panels[0], title_of(first))
+        canvas.colour_bar(self.figure, (0.2, 0.7 / height, 0.6, 0.14 / height), self.panels[0], first.label, first.units.text)
         canvas.footer(self.figure, f"{canvas.spacing_text(first.grid, method)}.  {canvas.credit(first.grid)}")
 
     def show(self, field: Field, truth: Field | None = None) -> None:

@@ -169,8 +169,8 @@ def _crosses(shown: Any, levels: Float) -> bool:
     return bool(len(there)) and bool(((levels > there.min()) & (levels < there.max())).any())
 
 
-def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: MapPanel, label: str) -> Axes:
-    """A labelled horizontal colour bar of a panel that has been shown; box in fractions of the figure."""
+def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: MapPanel, label: str, units: str) -> Axes:
+    """A horizontal colour bar of a panel that has been shown, with words and units below it; box in fractions of the figure."""
     axes: Axes = figure.add_axes(box)
     levels = panel.scale.levels
     steps = np.diff(levels)
@@ -178,7 +178,7 @@ def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: Ma
     ticks = style.ticks(levels, 16 if uneven else 11)
     bar = Colorbar(axes, panel.image, orientation="horizontal", extend=panel.scale.extend, extendfrac=0.03, ticks=list(ticks), drawedges=False,
                    spacing="uniform" if uneven else "proportional")
-    finish_bar(bar, ticks, label)
+    finish_bar(bar, ticks, label, units)
     return axes
 
 
@@ -187,13 +187,17 @@ def colormap(name: str) -> Colormap:
     return matplotlib.colormaps[name].with_extremes(bad=style.MISSING)
 
 
-def finish_bar(bar: Colorbar, ticks: Float, label: str) -> None:
-    """Ticks and words of a horizontal colour bar."""
+def finish_bar(bar: Colorbar, ticks: Float, label: str, units: str = "") -> None:
+    """Ticks and words of a horizontal colour bar: `Relative vorticity (10⁻⁷ s⁻¹)`, so that numbers stay short enough not to meet."""
+    exponent = style.common_exponent(ticks)
+    power = f"10{str(exponent).translate(style.SUPERSCRIPT)}" if exponent else ""
+    units = f"{power} {units}".strip()
     bar.outline.set_linewidth(0.6)
     bar.ax.tick_params(labelsize=8, length=3, width=0.6, color=MUTED, labelcolor=INK, labelfontfamily=style.FONT)
-    bar.ax.set_xticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
+    bar.ax.set_xticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks / 10.0**exponent])
     bar.ax.minorticks_off()
-    bar.ax.set_xlabel(style.drawable(label), fontsize=9, color=INK, fontfamily=style.FONT, labelpad=3, parse_math=False)
+    words = f"{label} ({units})" if label and units else label or units
+    bar.ax.set_xlabel(style.drawable(words), fontsize=9, color=INK, fontfamily=style.FONT, labelpad=3, parse_math=False)
 
 
 def legend(figure: Figure, entries: Sequence[tuple[Any, str]], below: float) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from .. import times, vocabulary
 from ..errors import DataError
 from ..grid import Grid
+from .style import SUPERSCRIPT
 
 Float = NDArray[np.float64]
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def pretty_units(text: str) -> str:
     """`m s-1` and `m s**-1` become `m s⁻¹`; `1` becomes nothing."""
     if text.strip() in ("1", ""):
         return ""
-    return re.sub(r"(?<=[A-Za-z])(?:\*\*|\^)?(-?\d+)", lambda m: m.group(1).translate(_SUPERSCRIPT), clean(text, 40))
+    return re.sub(r"(?<=[A-Za-z])(?:\*\*|\^)?(-?\d+)", lambda m: m.group(1).translate(SUPERSCRIPT), clean(text, 40))
 
 
 def units_for(variable: str, given: object) -> Units:

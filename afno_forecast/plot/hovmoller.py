@@ -150,7 +150,7 @@ def build_hovmoller(section: Section, band: Band | None, truth: Section | None =
     when = f"Valid {span}" if start is None else f"Init {clock(start, first.calendar)}    Valid {span}"
     canvas.heading(figure, f"{title_of(first)}, {band_rows(first.grid, band)[1]}", when, source_text(first))
     bar = figure.add_axes((0.2, 0.72 / height, 0.6, 0.14 / height))
-    _bar(bar, scale, title_of(first))
+    _bar(bar, scale, first)
     canvas.footer(figure, f"{canvas.spacing_text(first.grid, method)}; band means with exact cell areas.")
     return figure
 
@@ -160,11 +160,13 @@ def _after(seconds: int) -> str:
     return f"+{seconds / 86400:g} d" if seconds % 43200 == 0 else f"+{seconds / 3600:g} h"
 
 
-def _bar(axes: Axes, scale: Scale, label: str) -> None:
+def _bar(axes: Axes, scale: Scale, field: Field) -> None:
     from matplotlib.cm import ScalarMappable
 
-    canvas.finish_bar(Colorbar(axes, ScalarMappable(scale.norm, scale.cmap), orientation="horizontal", extend=scale.extend, extendfrac=0.03,
-                               ticks=list(style.ticks(scale.levels, 11)), spacing="proportional"), style.ticks(scale.levels, 11), label)
+    ticks = style.ticks(scale.levels, 11)
+    bar = Colorbar(axes, ScalarMappable(scale.norm, scale.cmap), orientation="horizontal", extend=scale.extend, extendfrac=0.03, ticks=list(ticks),
+                   spacing="proportional")
+    canvas.finish_bar(bar, ticks, field.label, field.units.text)
 
 
 def plot_hovmoller(ds: xr.Dataset, variable: str, out: Path, *, band: Band | None = None, truth: xr.Dataset | None = None, when: When = _NOW,

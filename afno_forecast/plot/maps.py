@@ -103,7 +103,7 @@ def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overla
         title += f";  wind {wind_form} {_height_of(wind[0])}"
     canvas.heading(figure, title, field.times_text(), source_text(field))
     bar = min(0.62, wide / page)
-    canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, title_of(field))
+    canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, field.label, field.units.text)
     there = seen[np.isfinite(seen)]
     span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}.  ".replace("-", "−") if len(there) else "No values.  "
     barbs = "Barbs: half 2.5, full 5, flag 25 m/s.  " if wind is not None and wind_form == "barbs" else ""
@@ -223,9 +223,8 @@ class ComparePage:
         middle = (left + right + wide) / 2
         upper_bar = ((middle - long / 2) / width, (upper - 0.42) / height, long / width, 0.13 / height)
         lower_bar = ((left + 0.1 * wide) / width, (lower - 0.42) / height, 0.8 * wide / width, 0.13 / height)
-        canvas.colour_bar(self.figure, upper_bar, self.panels[0], title_of(field))
-        error = f"Error of {lowered(field.label)}" + (f" ({field.units.difference})" if field.units.difference else "")
-        canvas.colour_bar(self.figure, lower_bar, self.panels[2], error)
+        canvas.colour_bar(self.figure, upper_bar, self.panels[0], field.label, field.units.text)
+        canvas.colour_bar(self.figure, lower_bar, self.panels[2], f"Error of {lowered(field.label)}", field.units.difference)
         self._bars_done = True
 
 

@@ -44,7 +44,7 @@ def build_stamps(mean: Field, spread: Field, members: list[Field], numbers: list
         panel.show(field.values, field.is_vector)
         say(figure, x / page, (height - top + 0.05) / height, "Spread (standard deviation)" if field.is_spread else f"Mean of {len(members)} members",
             size=10, weight="bold", ha="left", va="bottom")
-        canvas.colour_bar(figure, ((x + 0.05 * large) / page, (low - 0.2) / height, 0.9 * large / page, 0.12 / height), panel, field.units.text)
+        canvas.colour_bar(figure, ((x + 0.05 * large) / page, (low - 0.2) / height, 0.9 * large / page, 0.12 / height), panel, "", field.units.text)
     under = height - top - large * view.aspect - 0.75
     for index, (field, number) in enumerate(zip(members, numbers, strict=True)):
         row, column = divmod(index, columns)

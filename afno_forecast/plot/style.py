@@ -23,6 +23,7 @@ _RAIN = ("total_precipitation_6hr", "total_precipitation", "precipitation_flux")
 _SIGNED = ("u_component_of_wind", "v_component_of_wind", "10m_u_component_of_wind", "10m_v_component_of_wind", "vertical_velocity", "vorticity",
            "divergence")
 _RAIN_LEVELS = np.array([0.1, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200])
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STEPS = np.array([1.0, 2.0, 2.5, 4.0, 5.0])
 _OWN_STEPS = {"geopotential": np.array([1.0, 2.0, 3.0, 4.0, 6.0]), "mean_sea_level_pressure": np.array([1.0, 2.0, 4.0, 5.0])}
 
@@ -130,6 +131,12 @@ def ticks(levels: Float, count: int = 13) -> Float:
     if stride > 1 and np.allclose(np.diff(levels), step):
         return np.asarray(levels[np.mod(np.rint(levels / step), stride) == 0])
     return levels[::stride]
+
+
+def common_exponent(values: Float) -> int:
+    """The power of ten to take out of numbers that would be long to write; 0 where they are short."""
+    greatest = float(np.abs(values).max(initial=0.0))
+    return int(np.floor(np.log10(greatest) + 1e-9)) if greatest >= 1e6 or 0 < greatest < 0.1 else 0
 
 
 def say(where: Any, x: float, y: float, text: str, *, size: float = 9, color: str = INK, **more: Any) -> Any:

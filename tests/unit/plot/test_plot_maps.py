@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from PIL import Image
 
 from afno_forecast.errors import ConfigError, DataError, ResourceError
-from afno_forecast.plot import maps, style
+from afno_forecast.plot import canvas, maps, style
 from afno_forecast.plot.choices import Look, When
 from afno_forecast.plot.fields import Field
 from afno_forecast.plot.series import Series, truth_for
@@ -178,6 +181,23 @@ def test_levels_are_round_and_cover_the_values() -> None:
     signed = style.magnitude("u_component_of_wind", [np.array([-3.0, 71.0])])
     np.testing.assert_array_equal(signed.levels, -signed.levels[::-1])
     assert 0.0 not in signed.levels and 0.0 in style.ticks(signed.levels)
+
+
+@pytest.mark.parametrize(("scale", "words"), [(3e-7, "Vorticity (10⁻⁷ s⁻¹)"), (0.02, "Vorticity (10⁻² s⁻¹)"), (4.0, "Vorticity (s⁻¹)"),
+                                              (5e6, "Vorticity (10⁶ s⁻¹)")])
+def test_numbers_under_a_colour_bar_stay_short(scale: float, words: str) -> None:
+    """They neither meet nor lose digits: what is written, times the power in the words, is the level."""
+    figure = style.new_figure(4, 1, 100)
+    axes = figure.add_axes((0.1, 0.6, 0.8, 0.2))
+    levels = style.symmetric([np.linspace(-scale, scale, 50)])
+    ticks = style.ticks(levels.levels, 11)
+    canvas.finish_bar(Colorbar(axes, ScalarMappable(levels.norm, levels.cmap), orientation="horizontal"), ticks, "Vorticity", "s⁻¹")
+    figure.canvas.draw()
+    labels = axes.get_xticklabels()
+    assert axes.get_xlabel() == words
+    assert [float(t.get_text().replace("−", "-")) * 10.0 ** style.common_exponent(ticks) for t in labels] == pytest.approx(ticks.tolist())
+    boxes = [t.get_window_extent() for t in labels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_wind_without_a_level_and_fields_without_a_time_are_said_to_have_none() -> None:
