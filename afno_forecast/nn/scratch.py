@@ -21,7 +21,7 @@ def scratch(name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype 
     Not for what a graph keeps for its backward pass, nor for what a caller is given.
     """
     dtype = dtype or like.dtype
-    if like.device.type != "cpu" or torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+    if not _can_be_kept(like):
         return torch.empty(shape, dtype=dtype, device=like.device)
     buffers: dict[tuple[str, torch.dtype], Tensor] = _kept.__dict__.setdefault("buffers", {})
     size = math.prod(shape)
@@ -34,6 +34,8 @@ def scratch(name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype 
 
 def lent(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
     """`scratch` as the `out` of an operation where nothing is kept for a backward pass; None, a fresh result, where gradients are on."""
-    if torch.is_grad_enabled() or like.device.type != "cpu" or torch.compiler.is_compiling() or type(like) is not Tensor:
-        return None
-    return scratch(name, shape, like)
+    return None if torch.is_grad_enabled() or not _can_be_kept(like) else scratch(name, shape, like)
+
+
+def _can_be_kept(like: Tensor) -> bool:
+    return like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
