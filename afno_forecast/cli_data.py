@@ -22,9 +22,14 @@ def data() -> None:
     """Look into gridded files and make training stores of them."""
 
 
+ALLOW_REMOTE = click.option("--allow-remote", multiple=True, metavar="SCHEME",
+                            help="Open remote zarr stores of this scheme: gs, s3, https; repeatable.")
+
+
 @data.command("inspect")
 @click.argument("sources", nargs=-1, required=True, type=PATH)
-def inspect(sources: tuple[Path, ...]) -> None:
+@ALLOW_REMOTE
+def inspect(sources: tuple[Path, ...], allow_remote: tuple[str, ...]) -> None:
     """Tell what is in any files, and what of it would be refused.
 
     Of a training store every chunk is read and checked. Exits with 3 when something is refused or damaged, or nothing gridded is found.
@@ -44,7 +49,7 @@ def inspect(sources: tuple[Path, ...]) -> None:
             say(text)
             sound = sound and whole
     if others:
-        found = look(others)
+        found = look(others, allow_remote=allow_remote)
         say(format_inspection(found))
         sound = sound and not found.refused and bool(found.variables)
     if not sound:
@@ -79,7 +84,7 @@ class PartOption(click.ParamType[Any]):
 @click.option("--part", type=PartOption(), help="Build a part alone, such as 3/10, beside other processes; then --finish.")
 @click.option("--finish", is_flag=True, help="Finish a store whose parts are built.")
 @click.option("--append", is_flag=True, help="Add the sources' later dates to the finished store OUT.zarr.")
-@click.option("--allow-remote", multiple=True, metavar="SCHEME", help="Open remote zarr stores of this scheme: gs, s3, https; repeatable.")
+@ALLOW_REMOTE
 @click.option("--scheduler", metavar="ADDRESS", help="Build on a cluster: local, slurm, or an address of dask.distributed.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes or jobs of --scheduler.")
 @click.pass_context
@@ -105,7 +110,8 @@ def build(ctx: click.Context, /, paths: tuple[Path, ...], **options: Any) -> Non
     if options["scheduler"]:
         from .data.build_cluster import run_on_cluster
 
-        store = run_on_cluster(recipe, out, scheduler=options["scheduler"], workers=options["workers"], progress=Progress(), echo=_note)
+        store = run_on_cluster(recipe, out, scheduler=options["scheduler"], workers=options["workers"], allow_remote=options["allow_remote"],
+                               progress=Progress(), echo=_note)
     else:
         store = run_recipe(recipe, out, finish=options["finish"], allow_remote=options["allow_remote"], progress=Progress(), echo=_note)
     say(f"{out}: {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")

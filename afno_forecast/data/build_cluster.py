@@ -6,7 +6,7 @@ Each worker builds parts (runs of neighbouring shards) straight onto the disk it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from ..errors import ConfigError, ResourceError
 from .build import BuildRecipe, Echo, Share, run_part, run_recipe
 from .build_steps import Progress
 from .build_workspace import check_target, work_folder
+from .sources_remote import remote_address
 from .store import Store
 
 PARTS_PER_WORKER = 4
 _LOOK_SECONDS = 0.5
 
 
-def run_on_cluster(recipe: BuildRecipe, out: Path, *, scheduler: str, workers: int, progress: Progress | None = None,
-                   echo: Echo | None = None) -> Store:
+def run_on_cluster(recipe: BuildRecipe, out: Path, *, scheduler: str, workers: int, allow_remote: Sequence[str] = (),
+                   progress: Progress | None = None, echo: Echo | None = None) -> Store:
     """Build the store a recipe describes on a cluster; see `run_recipe`.
 
     Args:
@@ -31,7 +32,7 @@ def run_on_cluster(recipe: BuildRecipe, out: Path, *, scheduler: str, workers: i
         scheduler: `local`, `slurm` (queue, memory and time from dask's own configuration of `jobqueue.slurm`), or an address of
             dask.distributed such as `tcp://10.0.0.1:8786`.
         workers: processes or jobs; of a cluster at an address only the number of parts follows from it.
-        progress, echo: see `run_recipe`; `echo` gets the link of the dashboard too.
+        allow_remote, progress, echo: see `run_recipe`; `echo` gets the link of the dashboard too.
 
     Raises:
         ConfigError: no such scheduler, or another build in the way.
@@ -40,15 +41,16 @@ def run_on_cluster(recipe: BuildRecipe, out: Path, *, scheduler: str, workers: i
     """
     echo = echo or (lambda text: None)
     check_target(out)
-    recipe = recipe.model_copy(update={"sources": tuple(str(Path(s).absolute()) for s in recipe.sources)})
+    sources = tuple(remote_address(s, allow_remote) or str(Path(s).expanduser().absolute()) for s in recipe.sources)
+    recipe = recipe.model_copy(update={"sources": sources})
     num_parts = _num_parts(out, workers)
     with _client(scheduler, workers) as client:
         if client.dashboard_link:
             echo(f"dashboard: {client.dashboard_link}")
         values = recipe.model_dump(mode="json")
-        tasks = [client.submit(_part, values, str(out.absolute()), n, num_parts, pure=False) for n in range(1, num_parts + 1)]
+        tasks = [client.submit(_part, values, str(out.absolute()), n, num_parts, tuple(allow_remote), pure=False) for n in range(1, num_parts + 1)]
         _wait(tasks, progress, work_folder(out))
-    return run_recipe(recipe, out, progress=progress, echo=echo)
+    return run_recipe(recipe, out, allow_remote=allow_remote, progress=progress, echo=echo)
 
 
 def _num_parts(out: Path, workers: int) -> int:
@@ -59,9 +61,9 @@ def _num_parts(out: Path, workers: int) -> int:
     return int(division.read_text(encoding="utf-8")) if division.exists() else PARTS_PER_WORKER * workers
 
 
-def _part(values: dict[str, Any], out: str, part: int, of: int) -> int:
+def _part(values: dict[str, Any], out: str, part: int, of: int, allow_remote: Sequence[str]) -> int:
     """On a worker: build a part."""
-    run_part(BuildRecipe.model_validate(values), Path(out), Share(part, of))
+    run_part(BuildRecipe.model_validate(values), Path(out), Share(part, of), allow_remote=allow_remote)
     return part
 
 

@@ -25,21 +25,25 @@ __all__ = ["Inspection", "TimesReport", "VariableReport", "format_inspection", "
 _MONTH_DAYS = (28, 31)
 
 
-def inspect(paths: Sequence[str | Path] | str | Path) -> Inspection:
+def inspect(paths: Sequence[str | Path] | str | Path, *, allow_remote: Sequence[str] = ()) -> Inspection:
     """Look into files, globs, folders or zarr stores. Never raises for a file that can be read; problems are listed.
 
+    Args:
+        paths: what to look into.
+        allow_remote: schemes of remote zarr stores that may be opened, such as `gs`.
+
     Raises:
-        ConfigError: a path that is not local.
+        ConfigError: a path that is neither local nor of an allowed scheme.
         DataError: a path that does not exist.
     """
-    files = _all_files(paths)
-    kinds = tuple(dict.fromkeys(kind_of(f) for f in files))
-    gridded = [f for f in files if kind_of(f) in GRIDDED]
+    files = _all_files(paths, allow_remote)
+    kinds = {path: "zarr" if isinstance(path, str) else kind_of(path) for path in files}
+    gridded = [path for path in files if kinds[path] in GRIDDED]
     ledger = Ledger(report_only=True)
     for path in files:
         if path not in gridded:
-            ledger.refuse(_what_it_is(kind_of(path)), str(path))
-    empty = Inspection(", ".join(kinds), tuple(map(str, files)), "", None, (), (), lines(ledger.notes, "refused"), {}, "",
+            ledger.refuse(_what_it_is(kinds[path]), str(path))
+    empty = Inspection(", ".join(dict.fromkeys(kinds.values())), tuple(map(str, files)), "", None, (), (), lines(ledger.notes, "refused"), {}, "",
                        False, "there is no gridded dataset here")
     if not gridded:
         return empty
@@ -55,13 +59,13 @@ def inspect(paths: Sequence[str | Path] | str | Path) -> Inspection:
                    attrs=attrs, sampled=sampled, ready=not why_not, why_not=why_not)
 
 
-def _all_files(paths: Sequence[str | Path] | str | Path) -> tuple[Path, ...]:
+def _all_files(paths: Sequence[str | Path] | str | Path, allow_remote: Sequence[str]) -> tuple[Path | str, ...]:
     """As `expand_paths`, but a folder without gridded files is looked into all the same."""
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files: list[Path] = []
+    files: list[Path | str] = []
     for item in given:
         try:
-            files += [path for path in expand_paths(item) if isinstance(path, Path)]
+            files += expand_paths(item, allow_remote)
         except DataError:
             if not Path(item).is_dir():
                 raise
@@ -76,7 +80,7 @@ def _what_it_is(kind: str) -> str:
     return f"not a gridded dataset: {kind}; netCDF, GRIB, HDF5 and zarr are read"
 
 
-def _scan_each(files: Sequence[Path], ledger: Ledger) -> tuple[list[Part], bool]:
+def _scan_each(files: Sequence[Path | str], ledger: Ledger) -> tuple[list[Part], bool]:
     """(decoded parts, whether a file could not be opened)."""
     parts, broken = [], False
     for path in files:

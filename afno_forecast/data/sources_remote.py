@@ -33,7 +33,7 @@ def remote_address(text: str, allowed: Sequence[str] = ()) -> str | None:
         return None
     if scheme not in allowed:
         raise ConfigError(f"'{text}' is not a local path",
-                          fix=f"copy the data here and give the path of the copy, or build with --allow-remote {scheme}")
+                          fix=f"copy the data here and give the path of the copy, or allow it: --allow-remote {scheme}")
     return f"{scheme}://{text[match.end():]}"
 
 

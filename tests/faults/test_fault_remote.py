@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
+from afno_forecast.cli import cli
 from afno_forecast.data.build import BuildRecipe, run_recipe
+from afno_forecast.data.build_cluster import _part as work_on_a_part
+from afno_forecast.data.build_cluster import run_on_cluster
+from afno_forecast.data.inspect import inspect
 from afno_forecast.data.sources import open_source
 from afno_forecast.errors import ConfigError, DataError
 
@@ -47,6 +52,25 @@ def test_an_allowed_scheme_is_opened_and_built_like_a_local_copy(tmp_path):
     assert remote.attrs["provenance"]["sources"][0]["name"] == "memory://remote.zarr"
     with pytest.raises(DataError, match="cannot be opened as a remote zarr"):
         open_source("memory://nothing.zarr", allow_remote=("memory",))
+
+
+def test_a_remote_zarr_is_inspected_only_where_its_scheme_is_allowed():
+    record().to_zarr("memory://looked-at.zarr", mode="w", zarr_format=2)
+    with pytest.raises(ConfigError, match="is not a local path"):
+        inspect("memory://looked-at.zarr")
+    result = CliRunner().invoke(cli, ["data", "inspect", "memory://looked-at.zarr", "--allow-remote", "memory"])
+    assert result.exit_code == 0
+    assert "2m_temperature" in result.output and "a remote store" in result.output
+
+
+def test_a_cluster_opens_a_remote_zarr_only_where_its_scheme_is_allowed(tmp_path):
+    record().to_zarr("memory://shared.zarr", mode="w", zarr_format=2)
+    recipe = BuildRecipe(sources=("memory://shared.zarr",), climatology=False)
+    with pytest.raises(ConfigError, match="is not a local path"):
+        run_on_cluster(recipe, tmp_path / "s.zarr", scheduler="local", workers=1)
+    work_on_a_part(recipe.model_dump(mode="json"), str(tmp_path / "s.zarr"), 1, 1, ("memory",))
+    store = run_recipe(recipe, tmp_path / "s.zarr", finish=True, allow_remote=("memory",))
+    np.testing.assert_array_equal(store.read(3)[0], record()["2m_temperature"][3])
 
 
 def test_a_period_keeps_a_part_of_the_record(tmp_path):
