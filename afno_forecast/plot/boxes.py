@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid import BoxGrid
+from .outline import Extent, aspect_of, extent_of, raster
 from .style import nice_step
 
 Float = NDArray[np.float64]
@@ -35,16 +36,14 @@ class BoxView:
     is_global: bool = True
 
     @property
-    def extent(self) -> tuple[float, float, float, float]:
+    def extent(self) -> Extent:
         """(left, right, bottom, top)."""
-        (left, bottom), (right, top) = self.outline.min(axis=0), self.outline.max(axis=0)
-        return float(left), float(right), float(bottom), float(top)
+        return extent_of(self.outline)
 
     @property
     def aspect(self) -> float:
         """Height by width on the page."""
-        left, right, bottom, top = self.extent
-        return (top - bottom) / (right - left)
+        return aspect_of(self.extent)
 
     def project(self, x: Float, y: Float) -> tuple[Float, Float]:
         """The points themselves."""
@@ -52,12 +51,7 @@ class BoxView:
 
     def pixels(self, width: int, rim: int = 0) -> tuple[Float, Float]:
         """x and y at the centres of `width` columns of pixels over the box, bottom row first; shape (rows, width). A box has no rim."""
-        left, right, bottom, top = self.extent
-        height = max(round(width * self.aspect), 2)
-        x = left + (np.arange(width) + 0.5) / width * (right - left)
-        y = bottom + (np.arange(height) + 0.5) / height * (top - bottom)
-        grid_x, grid_y = np.meshgrid(x, y)
-        return grid_x, grid_y
+        return raster(self.extent, width, self.aspect)
 
 
 def box_view(grid: BoxGrid) -> BoxView:

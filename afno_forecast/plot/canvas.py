@@ -24,6 +24,7 @@ from ..errors import ConfigError, ResourceError
 from ..grid import BoxGrid, Grid
 from . import style
 from .boxes import BoxView
+from .outline import centres, raster
 from .sampling import Method, make_sampler
 from .style import FAINT, INK, MUTED, Scale, say
 from .views import View
@@ -61,7 +62,7 @@ class MapPanel:
         self._outline = Polygon(view.outline, closed=True, facecolor="none", edgecolor=INK, linewidth=0.8, zorder=6)
         self.axes.add_patch(self._outline)
         self._outline.set_clip_on(False)
-        self._x = left + (np.arange(columns) + 0.5) / columns * (right - left)
+        self._x = centres(left, right, columns)
         self._y = np.zeros(0)
         self.image: Any = None
         self._contours: Any = None
@@ -92,7 +93,7 @@ class MapPanel:
         shown = np.ma.masked_invalid(self._sampler(values, is_vector))
         left, right, bottom, top = self.view.extent
         if self.image is None:
-            self._y = bottom + (np.arange(len(shown)) + 0.5) / len(shown) * (top - bottom)
+            self._y = centres(bottom, top, len(shown))
             between = "bilinear" if self._sampler.method == "smooth" else "nearest"
             self.image = self._clip(self.axes.imshow(shown, extent=(left, right, bottom, top), origin="lower", aspect="auto", cmap=self.scale.cmap,
                                                      norm=self.scale.norm, zorder=1, interpolation=between, interpolation_stage="data"))
@@ -113,7 +114,7 @@ class MapPanel:
     def overlay(self, values: Float, variable: str, grid: Grid, colour: str = "#7d1128") -> None:
         """Labelled contour lines of another variable, on its own grid; shape (H, W)."""
         shown = np.ma.masked_invalid(make_sampler(grid, *self.view.pixels(len(self._x), rim=3))(values))
-        y = self.view.extent[2] + (np.arange(len(shown)) + 0.5) / len(shown) * (self.view.extent[3] - self.view.extent[2])
+        y = centres(*self.view.extent[2:], len(shown))
         levels = style.line_levels(variable, shown.compressed().astype(np.float64))
         if not _crosses(shown, levels):
             return
@@ -133,9 +134,7 @@ class MapPanel:
         columns = columns if form == "arrows" else round(0.8 * columns)
         longitude, latitude = self.view.pixels(columns)
         inside = np.isfinite(longitude) & (np.abs(latitude) < 88)
-        rows, width = longitude.shape
-        left, right, bottom, top = self.view.extent
-        x, y = np.meshgrid(left + (np.arange(width) + 0.5) / width * (right - left), bottom + (np.arange(rows) + 0.5) / rows * (top - bottom))
+        x, y = raster(self.view.extent, columns, self.view.aspect)
         inside &= self._outline.get_path().contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
         x, y, longitude, latitude = x[inside], y[inside], longitude[inside], latitude[inside]
         east, north = (make_sampler(grid, longitude, latitude)(part, is_vector=True).astype(np.float64) for part in (u, v))
@@ -144,7 +143,7 @@ class MapPanel:
         ahead_x, ahead_y = self.view.project(longitude + east * tiny / np.cos(np.deg2rad(latitude)), latitude + north * tiny)
         towards_x, towards_y = ahead_x - x, (ahead_y - y) * self.view.stretch
         length = np.hypot(towards_x, towards_y)
-        good = np.isfinite(length) & (length > 0) & (length < 0.01 * (right - left)) & np.isfinite(speed)
+        good = np.isfinite(length) & (length > 0) & (length < 0.01 * (self.view.extent[1] - self.view.extent[0])) & np.isfinite(speed)
         factor = speed[good] / length[good]
         shown = x[good], y[good], towards_x[good] * factor, towards_y[good] * factor
         if form == "barbs":

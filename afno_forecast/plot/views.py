@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, ResourceError
 from ..grid import BoxGrid, Grid
 from .boxes import BoxView, box_view
+from .outline import Extent, aspect_of, extent_of, raster
 
 Float = NDArray[np.float64]
 Region = tuple[float, float, float, float]
@@ -74,16 +75,14 @@ class View:
     is_global: bool = True
 
     @property
-    def extent(self) -> tuple[float, float, float, float]:
+    def extent(self) -> Extent:
         """(left, right, bottom, top)."""
-        (left, bottom), (right, top) = self.outline.min(axis=0), self.outline.max(axis=0)
-        return float(left), float(right), float(bottom), float(top)
+        return extent_of(self.outline)
 
     @property
     def aspect(self) -> float:
         """Height by width on the page."""
-        left, right, bottom, top = self.extent
-        return (top - bottom) * self.stretch / (right - left)
+        return aspect_of(self.extent, self.stretch)
 
     def project(self, longitude: Float, latitude: Float) -> tuple[Float, Float]:
         """x, y of points in degrees; NaN where they cannot be seen."""
@@ -95,12 +94,7 @@ class View:
 
         NaN off the map, but for the `rim` pixels next to it, which repeat their neighbours so that colours reach the outline.
         """
-        left, right, bottom, top = self.extent
-        height = max(round(width * (top - bottom) * self.stretch / (right - left)), 2)
-        x = left + (np.arange(width) + 0.5) / width * (right - left)
-        y = bottom + (np.arange(height) + 0.5) / height * (top - bottom)
-        grid_x, grid_y = np.meshgrid(x, y)
-        points = _cartopy().crs.PlateCarree().transform_points(self.crs, grid_x, grid_y)
+        points = _cartopy().crs.PlateCarree().transform_points(self.crs, *raster(self.extent, width, self.aspect))
         longitude, latitude = points[..., 0], points[..., 1]
         bad = ~(np.isfinite(longitude) & np.isfinite(latitude))
         longitude, latitude = np.where(bad, np.nan, longitude), np.where(bad, np.nan, latitude)
