@@ -21,7 +21,6 @@ from .selection import Crop, Selection
 
 IDENTITY = "afno_forecast_identity"  # root attribute: hash of what made the file
 _ALIASES = "valid_time forecast_reference_time forecast_period"
-_WIND = (("wind_speed", "u_component_of_wind", "v_component_of_wind"), ("10m_wind_speed", "10m_u_component_of_wind", "10m_v_component_of_wind"))
 _INT32 = np.iinfo(np.int32)
 WHOLE = Selection()
 
@@ -163,7 +162,7 @@ def _variables(channels: ChannelSet, levels: list[int]) -> Iterator[tuple[str, s
     for i, channel in enumerate(channels):
         found.setdefault(channel.variable, {})[channel.level] = i
     units = {c.variable: c.units for c in channels}
-    for speed, u, v in _WIND:
+    for speed, u, v in vocabulary.WIND_SPEEDS:
         both = [level for level in (None, *levels) if level in found.get(u, {}) and level in found.get(v, {})]
         if both and speed not in found and units[u] == units[v]:
             found[speed] = {level: (_index(found[u][level]), _index(found[v][level])) for level in both}

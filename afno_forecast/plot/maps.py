@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .. import vocabulary
 from ..errors import ConfigError, DataError
 from . import canvas, style
 from .boxes import BoxView
@@ -24,8 +25,7 @@ from .style import MUTED, Scale, say
 from .views import View, view_for
 
 _NOW, _PLAIN = When(), Look()
-_WIND = ("u_component_of_wind", "v_component_of_wind")
-_WIND_10M = ("10m_u_component_of_wind", "10m_v_component_of_wind")
+_WIND, _WIND_10M = (components for _, *components in vocabulary.WIND_SPEEDS)
 
 
 def method_of(text: str) -> Method:

@@ -20,8 +20,6 @@ from .. import vocabulary
 from ..channels import Channel, ChannelSet
 from .sample import Float, Table
 
-WIND_VECTORS = (("wind_vector", "u_component_of_wind", "v_component_of_wind"),
-                ("10m_wind_vector", "10m_u_component_of_wind", "10m_v_component_of_wind"))
 _RATIOS = ("acc", "vrmse", "spread_skill", "seeps", "sedi", "quantile_ratio")  # beginnings of scores without units
 _BETTER = {"acc": "higher", "sedi": "higher", "bias": "zero", "spread_skill": "one", "quantile_ratio": "one", "spread": "", "skill": "lower",
            "activity": ""}
@@ -81,7 +79,8 @@ def _with_vectors(values_MRLC: Float, metrics: Sequence[str], channels: ChannelS
     """Wind vectors as further channels: root of the sum of both components' mean square errors; every other metric NaN."""
     extra, columns = [], []
     rows = [i for i, m in enumerate(metrics) if m == "rmse"]
-    for name, u, v in WIND_VECTORS:
+    for speed, u, v in vocabulary.WIND_SPEEDS:
+        name = speed.replace("speed", "vector")
         for channel in channels:
             other = Channel(v, channel.level, channel.units).name
             if channel.variable != u or other not in channels.names or name in {c.variable for c in channels}:
