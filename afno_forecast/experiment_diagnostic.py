@@ -12,7 +12,7 @@ from pydantic import Field
 from . import model_folder
 from .channels import ChannelSet
 from .config import Strict, dump_config, load_config
-from .data.loader import Delivery, Loader
+from .data.loader import Loader
 from .data.store import Store
 from .diagnostic import Diagnostic, DiagnosticConfig
 from .errors import ConfigError
@@ -20,7 +20,7 @@ from .times import format_duration, parse_duration, parse_instant
 from .training.config import TrainingConfig
 from .training.diagnostic import DiagnosticLoss, DiagnosticRun, DiagnosticValidator, fit_diagnostic
 from .training.loss import LossConfig
-from .training.parallel import ParallelConfig
+from .training.parallel import Layout, ParallelConfig
 from .training.run_folder import run_folder
 from .training.validation import ValidationConfig
 
@@ -104,7 +104,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
         torch.set_num_threads(config.threads)
     loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history,
                     start=train[0], end=train[1], batch_size=config.batch_size, seed=experiment.seed,
-                    delivery=Delivery(cache_bytes=config.cache_megabytes << 20))
+                    delivery=Layout().delivery(forecaster, cache_bytes=config.cache_megabytes << 20))
     validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
 
     def keep(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
@@ -131,6 +131,8 @@ def _check(experiment: DiagnosticExperiment) -> None:
                               ("checkpointing", config.checkpointing, False), ("compile", config.compile, False)):
         if given != only:
             raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix="leave it out")
+    if config.precision == "bfloat16":
+        raise ConfigError("a diagnostic network is trained in float32", where="training.precision", fix="leave it out, or use float32")
     if experiment.diagnostic.accumulation != "instant":
         parse_duration(experiment.diagnostic.accumulation)
 

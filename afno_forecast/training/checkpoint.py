@@ -145,3 +145,8 @@ def _load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path), fix="an older checkpoint is tried next") from error
     return progress, tensors
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, named without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -26,12 +26,12 @@ from ..forecaster import Forecaster
 from ..losses import area_weighted_mse
 from ..signals import StopFlag
 from ..times import parse_duration
-from .checkpoint import Progress, load_newest, save_checkpoint
+from .checkpoint import Progress, load_newest, part_of, save_checkpoint
 from .config import TrainingConfig
 from .log import RunLog
 from .optimizers import Optimizers, WeightAverage
 from .schedule import stage_at
-from .validation import ValidationConfig
+from .validation import KeepModel, ValidationConfig, is_best, validations_due
 
 
 class DiagnosticLoss:
@@ -49,21 +49,23 @@ class DiagnosticLoss:
         """The loss.
 
         Args:
-            batch: states (B, T, C + O, H, W): those of the forecaster, then the amounts; T = history + num_steps.
+            batch: states (B, T, C + O, H, W): those of the forecaster, then the amounts; T = history + num_steps. Its forcing, if it brings one,
+                is the forecaster's.
             num_steps: steps of the forecaster.
         """
         forecaster, diagnostic = self._forecaster, self._diagnostic
         number, history = len(forecaster.channels), forecaster.history
-        whole = batch.states.to(forecaster.area_weights_HW.device)
-        past = whole[:, :history, :number]
+        whole = batch.states.to(forecaster.area_weights_HW.device, non_blocking=True)
+        past, instants = whole[:, :history, :number], batch.seconds[:, history - 1:]
+        forcing_BLFHW = None if batch.forcing is None else batch.forcing.to(whole.device, non_blocking=True)
         with torch.no_grad():
-            fields = [past[:, -1], *(s.fields_BCHW for s in rollout(forecaster, past, batch.seconds[:, history - 1], num_steps,
-                                                                      time_steps=(batch.time_step,)))]
+            fields = [past[:, -1], *(s.fields_BCHW for s in rollout(forecaster, past, instants[:, 0], num_steps, time_steps=(batch.time_step,),
+                                                                      forcing_BLFHW=forcing_BLFHW))]
         unit = torch.ones(len(diagnostic.outputs), device=whole.device)
         losses = []
         for lead, state_BCHW in enumerate(fields):
-            instant = batch.seconds[:, history - 1 + lead]
-            answer = diagnostic.transformed(state_BCHW, forecaster.forcing(instant))
+            forcing_BFHW = forecaster.forcing(instants[:, lead]) if forcing_BLFHW is None or lead == num_steps else forcing_BLFHW[:, lead]
+            answer = diagnostic.transformed(state_BCHW, forcing_BFHW)
             truth = diagnostic.transform(whole[:, history - 1 + lead, number:])
             losses.append(area_weighted_mse(answer, truth, forecaster.area_weights_HW, unit))
         return torch.stack(losses).mean()
@@ -124,11 +126,8 @@ def tell(forecaster: Forecaster, diagnostic: Diagnostic, state: State) -> Tensor
     return amounts
 
 
-Keep = Callable[[dict[str, Tensor], float, xr.Dataset], None]
-
-
 def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, validator: DiagnosticValidator, config: TrainingConfig, folder: Path, *,
-                   keep: Keep, resume: bool, echo: Callable[[str], None]) -> Progress:
+                   keep: KeepModel, resume: bool, echo: Callable[[str], None]) -> Progress:
     """Train until the budget is spent; keep the best network. One process.
 
     Args:
@@ -162,9 +161,9 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
             log.update(progress.train_step, config.stages[stage].rollout, value, norm, rate)
             spent = min(1.0, progress.spent(config.budget))
             log.progress(spent, f"step {progress.train_step}  loss {value:.4f}", progress.seconds * (1 - spent) / max(spent, 1e-9))
-            if (due := int(spent * validator.config.count + 1e-9)) > progress.num_validations:
+            if (due := validations_due(progress, config, validator.config)) > progress.num_validations:
                 progress.num_validations = due
-                _validate(run, validator, progress, log, keep)
+                _validate(run, validator, progress, config, log, keep)
             if stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 log.flush()
                 save_checkpoint(folder / "checkpoints", progress, run.tensors())
@@ -177,15 +176,10 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
     return progress
 
 
-def _validate(run: DiagnosticRun, validator: DiagnosticValidator, progress: Progress, log: RunLog, keep: Keep) -> None:
+def _validate(run: DiagnosticRun, validator: DiagnosticValidator, progress: Progress, config: TrainingConfig, log: RunLog, keep: KeepModel) -> None:
     with run.average.in_place(run.diagnostic):
         score, table = validator()
-        better = score < progress.best_score
-        log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
-                  channels={str(name): [round(float(v), 4) for v in item.values] for name, item in table.data_vars.items()})
-        log.say(f"validation at train step {progress.train_step}: RMSE / persistence {score:.4f}{'  (best)' if better else ''}")
-        if better:
-            progress.best_score = score
+        if is_best(score, table, progress, config, log):
             keep(run.diagnostic.state_dict(), score, table)
     run.diagnostic.train()
 
@@ -220,9 +214,6 @@ class DiagnosticRun:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """What `tensors` gave."""
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-        self.diagnostic.load_state_dict(part("model/"))
-        self.optimizers.load_state_dict(part("optimizer/"))
-        self.average.average, self.average.num_updates = part("average/"), int(tensors["average_updates"])
+        self.diagnostic.load_state_dict(part_of(tensors, "model/"))
+        self.optimizers.load_state_dict(part_of(tensors, "optimizer/"))
+        self.average.average, self.average.num_updates = part_of(tensors, "average/"), int(tensors["average_updates"])

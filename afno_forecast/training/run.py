@@ -16,7 +16,7 @@ from ..data.loader import Batch, Loader
 from ..distributed import shared_like, whole
 from ..forecaster import Forecaster
 from ..model_folder import load_weights
-from .checkpoint import Progress, load_newest, save_checkpoint
+from .checkpoint import Progress, load_newest, part_of, save_checkpoint
 from .config import TrainingConfig
 from .loss import RolloutLoss
 from .optimizers import Optimizers, WeightAverage
@@ -133,18 +133,14 @@ class Run:
         if self.progress.num_processes != world.size:
             echo(f"note: the checkpoint was written by {self.progress.num_processes} processes, this is {world.size}: every sample still comes once "
                  "an epoch, but the numbers are not the same to the last bit")
-        _load_whole(self.forecaster, _part(tensors, "model/"), self.folder / "checkpoints")
-        self.optimizers.load_state_dict(_part(tensors, "optimizer/"))
+        _load_whole(self.forecaster, part_of(tensors, "model/"), self.folder / "checkpoints")
+        self.optimizers.load_state_dict(part_of(tensors, "optimizer/"))
         own = self.average.average
-        self.average.average = {name: shared_like(tensor, own[name]) for name, tensor in _part(tensors, "average/").items()}
+        self.average.average = {name: shared_like(tensor, own[name]) for name, tensor in part_of(tensors, "average/").items()}
         self.average.num_updates = int(tensors["average_updates"])
-        random = _part(tensors, "random/torch/")
+        random = part_of(tensors, "random/torch/")
         torch.set_rng_state(random[str(world.rank)] if str(world.rank) in random else tensors.get("random/torch", torch.get_rng_state()))
         return True
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _load_whole(forecaster: Forecaster, weights: dict[str, Tensor], where: Path) -> None:

@@ -9,20 +9,16 @@ from collections.abc import Callable
 
 import torch
 import xarray as xr
-from torch import Tensor
 
 from ..errors import DivergenceError, Stopped
 from ..signals import StopFlag
 from .checkpoint import Progress
-from .config import TrainingConfig
 from .divergence import require_finite
 from .lockstep import Lockstep
 from .log import RunLog
 from .run import Run, resolve_precision
 from .schedule import stage_at
-from .validation import ValidationConfig, Validator
-
-KeepModel = Callable[[dict[str, Tensor], float, xr.Dataset], None]
+from .validation import KeepModel, Validator, is_best, validations_due
 
 
 def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, echo: Callable[[str], None], end: float | None = None) -> Progress:
@@ -65,7 +61,7 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
             progress.add(samples=config.batch_in(progress.stage), seconds=beat.seconds, core_seconds=beat.core_seconds)
             log.update(progress.train_step, num_steps, beat.loss, norm, learning_rate)
             _show(log, run, beat.loss, num_steps)
-            if _validation_due(progress, config, validator.config):
+            if validations_due(progress, config, validator.config) > progress.num_validations:
                 _validate(run, validator, log, keep_model)
                 lockstep.restart()
             if beat.stop or beat.save:
@@ -91,11 +87,6 @@ def _save(run: Run, log: RunLog, lockstep: Lockstep) -> None:
     lockstep.restart()
 
 
-def _validation_due(progress: Progress, config: TrainingConfig, validation: ValidationConfig) -> bool:
-    spent = min(1.0, progress.spent(config.budget))
-    return int(spent * validation.count + 1e-9) > progress.num_validations
-
-
 def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel) -> None:
     progress, first = run.progress, run.layout.mesh.first
     with run.average.in_place(run.forecaster) if run.config.average else contextlib.nullcontext():
@@ -105,16 +96,8 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
             score, table = float("inf"), xr.Dataset()
             log.say(f"validation: {error.what}")
         score = run.layout.mesh.world.numbers([score * first])[0]
-        spent = min(1.0, progress.spent(run.config.budget))
-        progress.num_validations = int(spent * validator.config.count + 1e-9)
-        better = score < progress.best_score
-        if run.config.optimizer.schedule == "plateau":
-            progress.judge(better, run.config.optimizer.patience)
-        log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
-                  channels={str(name): [round(float(v), 4) for v in item.values] for name, item in table.data_vars.items()})
-        log.say(f"validation at train step {progress.train_step}: RMSE / persistence {score:.4f}{'  (best)' if better else ''}")
-        if better:
-            progress.best_score = score
+        progress.num_validations = validations_due(progress, run.config, validator.config)
+        if is_best(score, table, progress, run.config, log):
             weights = run.weights()
             if first:
                 keep_model(weights, score, table)

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from ..config import Strict
 from ..data.direct import DirectStore
@@ -20,9 +23,15 @@ from ..forecaster import Forecaster
 from ..noise import NoiseDraw
 from ..times import format_duration, parse_duration
 from ..verify.scores import Scorer, pick
+from .checkpoint import Progress
+from .config import TrainingConfig
+from .log import RunLog
 from .parallel import Layout
 
 _DAY = 86400
+
+KeepModel = Callable[[dict[str, Tensor], float, xr.Dataset], None]
+"""Called with the averaged weights, the score and its table when the score is the best so far."""
 
 
 class ValidationConfig(Strict):
@@ -116,3 +125,21 @@ class Validator:
         """Global RMSE of each channel against lead time."""
         found = {c.short: pick(scores, c.short, "rmse") for c in self._channels}
         return {name: item.drop_vars(["level", "metric", "region"], errors="ignore") for name, item in found.items() if item is not None}
+
+
+def validations_due(progress: Progress, config: TrainingConfig, validation: ValidationConfig) -> int:
+    """How many validations belong before this point of the budget."""
+    return int(min(1.0, progress.spent(config.budget)) * validation.count + 1e-9)
+
+
+def is_best(score: float, table: xr.Dataset, progress: Progress, config: TrainingConfig, log: RunLog) -> bool:
+    """Log a validation and count it in the progress; whether its score is the best so far."""
+    better = score < progress.best_score
+    if config.optimizer.schedule == "plateau":
+        progress.judge(better, config.optimizer.patience)
+    log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
+              channels={str(name): [round(float(v), 4) for v in item.values] for name, item in table.data_vars.items()})
+    log.say(f"validation at train step {progress.train_step}: RMSE / persistence {score:.4f}{'  (best)' if better else ''}")
+    if better:
+        progress.best_score = score
+    return better

@@ -1,5 +1,6 @@
 """A diagnostic network on a finished model: learns amounts, is saved beside it, rolled out with it, and changes nothing of its states."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,13 +11,20 @@ import torch
 import xarray as xr
 
 from afno_forecast import model_folder
+from afno_forecast.channels import ChannelSet
 from afno_forecast.data.build import build_store
-from afno_forecast.data.loader import Loader
+from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.data.sources import open_source
+from afno_forecast.data.store import Store
+from afno_forecast.diagnostic import Diagnostic, DiagnosticConfig
 from afno_forecast.errors import CheckpointError, ConfigError, Stopped
 from afno_forecast.experiment_diagnostic import load_diagnostic_experiment, run_diagnostic_training
 from afno_forecast.forecast.produce import produce_forecast
+from afno_forecast.nn.backbone import PlainConfig
 from afno_forecast.times import parse_instant
+from afno_forecast.training.checkpoint import load_newest
+from afno_forecast.training.diagnostic import DiagnosticLoss
+from afno_forecast.training.parallel import Layout
 
 EXPERIMENT = """\
 name: rain
@@ -99,9 +107,31 @@ def test_a_stopped_training_resumes_to_the_last_bit(experiment: Path, tmp_path: 
     assert (tmp_path / "again" / "model" / "diagnostic.safetensors").read_bytes() == (whole / "diagnostic.safetensors").read_bytes()
 
 
+def test_forcing_that_a_batch_brings_is_the_forecasters_own(rain_store: Path, tiny_model: Path) -> None:
+    forecaster, store = model_folder.load(tiny_model), Store.open(rain_store)
+    outputs = store.channels.select(("pr",))
+    network = PlainConfig(patch=(1, 1), width=8, depth=1, num_blocks=2)
+    config = DiagnosticConfig(channels=("pr",), scale=(1e-5,), accumulation="instant", backbone=network)
+    loss = DiagnosticLoss(forecaster, Diagnostic(config, forecaster, outputs))
+    loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history, start=None,
+                    end=None, batch_size=3, seed=0, delivery=Layout().delivery(forecaster, cache_bytes=1 << 20))
+    with contextlib.closing(loader.batches(2, stage=0)) as batches:
+        batch = next(batches)
+    assert batch.forcing is not None and batch.forcing.shape[1] == 2
+    assert torch.equal(loss(batch, 2), loss(Batch(batch.states, batch.seconds), 2))
+
+
+def test_a_plateau_lowers_the_learning_rate(experiment: Path, tmp_path: Path) -> None:
+    train(experiment, "training.budget.train_steps=4", "validation.count=4",
+          "training.optimizer={learning_rate: 1.0e-12, schedule: plateau, patience: 1, factor: 0.5}")
+    found = load_newest(tmp_path / "run" / "checkpoints", print)
+    assert found is not None and found[0].num_validations == 4 and found[0].reductions >= 1
+
+
 def test_what_does_not_fit_is_refused(experiment: Path) -> None:
     for override, message in (("diagnostic.channels=[t2m]", "already holds"), ("diagnostic.scale=[1.0, 2.0]", "2 scales do not fit"),
-                              ("training.loss={kind: amse}", r"training\.loss has no effect"), ("diagnostic.accumulation=soon", "soon"),
+                              ("training.loss={kind: amse}", r"training\.loss has no effect"),
+                              ("training.precision=bfloat16", "trained in float32"), ("diagnostic.accumulation=soon", "soon"),
                               ("data.validation.start=2001-01-20", "overlap")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
