@@ -142,7 +142,8 @@ def _resolutions(band: BandSpectra, found: SpectraOfVariable) -> str:
 
 def _energy(axes: Axes, band: BandSpectra, found: SpectraOfVariable, colours: list[Any]) -> None:
     wavenumbers = np.arange(1, band.forecast_LK.shape[1] + 1)
-    axes.loglog(wavenumbers, _positive(np.nanmean(band.truth_LK, axis=0)), color=INK, linewidth=2.2, label="truth", zorder=2)
+    words = "truth" if len(found.leads) == 1 else "truth, mean of these leads"
+    axes.loglog(wavenumbers, _positive(np.nanmean(band.truth_LK, axis=0)), color=INK, linewidth=2.2, label=words, zorder=2)
     for lead, colour, energy, shortest in zip(found.leads, colours, band.forecast_LK, band.resolution_L, strict=True):
         axes.loglog(wavenumbers, _positive(energy), color=colour, linewidth=1.3, label=times.format_duration(int(lead)), zorder=3)
         first = round(band.circumference / shortest) if np.isfinite(shortest) and shortest > 0 else 0
@@ -189,6 +190,9 @@ def _positive(values: Float) -> Float:
 
 def plot_spectra(scores: xr.Dataset, variable: str, out: Path, *, dpi: float = 150) -> Path:
     """Draw the zonal energy spectra of forecast and truth by lead time, their ratio and the effective resolution (dots).
+
+    Energies of the truth, which verifies each lead at other times, are drawn as their mean over the leads; ratios and resolutions are each
+    lead's own.
 
     Args:
         scores: a score file with `<variable>_energy_spectrum`.

@@ -110,7 +110,7 @@ def test_spectra_are_read_from_wavenumber_one_and_dots_mark_the_resolution(spect
     figure = build_spectra(found, spectral, dpi=40)
     dots = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
     assert dots == [9, 6], "the first lead keeps the truth's energy to the last wavenumber"
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["truth", "6h", "1d", "2d"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["truth, mean of these leads", "6h", "1d", "2d"]
     assert any("2d 6500 km" in t.get_text() for t in figure.texts)
     assert plot_spectra(spectral, "2m_temperature", tmp_path / "s.png", dpi=40).stat().st_size > 2000
 
