@@ -2,12 +2,14 @@
 
 The network reads what the forecaster reads, the normalised state and the forcing, both at the instant that it tells of, and gives log(1 + x / scale):
 amounts are non-negative and heavy-tailed, and this is of order one where x is and grows slowly beyond. Negative answers are no amount: zero.
+The longer a forecast has run, the less its state tells: a network that also reads the lead time can lean to what is usual.
 """
 
 # B batch, C channel, F forcing, O output, H latitude row, W longitude column
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -19,6 +21,7 @@ from .config import Strict
 from .errors import ConfigError
 from .forecaster import Forecaster
 from .nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
+from .times import parse_duration
 
 
 class DiagnosticConfig(Strict):
@@ -30,6 +33,8 @@ class DiagnosticConfig(Strict):
     """Of each channel, in its units: the network gives log(1 + x / scale). About the median of what is not nothing."""
     accumulation: str
     """Over what the amounts are taken, which the forecast's attributes repeat: instant for rates at the instant, or a duration before it (6h)."""
+    longest_lead: str | None = None
+    """The network also reads how long the forecast has run, up to this duration (5d); longer counts as this. Absent: it reads the state alone."""
     backbone: Annotated[PlainConfig | HierarchicalConfig, Field(discriminator="kind")]
     """The network."""
 
@@ -42,7 +47,7 @@ class Diagnostic(nn.Module):
         forecaster: whose states it reads, whose statistics and forcing it shares; it is no part of this module.
         outputs: channels that are told, in the order of the configuration.
 
-    Raises ConfigError when the configuration does not fit the outputs or the forecaster's channels.
+    Raises ConfigError when the configuration does not fit the outputs, the forecaster's channels or itself.
     """
 
     scale_O11: Tensor
@@ -59,22 +64,37 @@ class Diagnostic(nn.Module):
         self.outputs = ChannelSet(tuple(Channel(c.variable, c.level, c.units, "diagnostic") for c in outputs))
         self._shared = (forecaster.normalizer, forecaster.forcing)  # in a tuple: no parts of this module
         num_inputs = len(forecaster.channels) + forecaster.forcing.num_channels
-        self.backbone = build_backbone(config.backbone, num_inputs, len(outputs), forecaster.grid.boundary)
+        self._longest = None if config.longest_lead is None else parse_duration(config.longest_lead)
+        conditions = int(self._longest is not None)
+        if config.backbone.conditions not in (0, conditions):
+            raise ConfigError(f"the network is to read {config.backbone.conditions} conditions and is given {conditions}",
+                              where="diagnostic.backbone.conditions", fix="leave it out: it follows from diagnostic.longest_lead")
+        self.backbone = build_backbone(replace(config.backbone, conditions=conditions), num_inputs, len(outputs), forecaster.grid.boundary)
         self.register_buffer("scale_O11", torch.tensor(config.scale, dtype=torch.float32)[:, None, None], persistent=False)
 
     def transform(self, amount: Tensor) -> Tensor:
         """log(1 + x / scale) of amounts (..., O, H, W); what lies below zero counts as zero."""
         return torch.log1p(amount.float().clamp_min(0) / self.scale_O11)
 
-    def transformed(self, state_BCHW: Tensor, forcing_BFHW: Tensor) -> Tensor:
-        """What the network gives for states in physical units and the forcing at their instants; (B, O, H, W)."""
+    def amount(self, transformed: Tensor) -> Tensor:
+        """What `transform` makes these numbers of; below zero where they are, which is no amount; (..., O, H, W)."""
+        return self.scale_O11 * torch.expm1(transformed)
+
+    def transformed(self, state_BCHW: Tensor, forcing_BFHW: Tensor, lead_seconds: int) -> Tensor:
+        """What the network gives for states in physical units, the forcing at their instants and their lead time; (B, O, H, W)."""
         normalizer, _ = self._shared
-        answer: Tensor = self.backbone(torch.cat([normalizer.encode(state_BCHW), forcing_BFHW], dim=1))
+        answer: Tensor = self.backbone(torch.cat([normalizer.encode(state_BCHW), forcing_BFHW], dim=1), *self._condition(state_BCHW, lead_seconds))
         return answer.float()
 
-    def forward(self, state_BCHW: Tensor, forcing_BFHW: Tensor) -> Tensor:
+    def _condition(self, state_BCHW: Tensor, lead_seconds: int) -> tuple[Tensor, ...]:
+        """The lead time from -1 at the analysis to 1 at the longest, (B, 1); nothing for a network that does not read it."""
+        if self._longest is None:
+            return ()
+        return (state_BCHW.new_full((len(state_BCHW), 1), 2 * min(lead_seconds / self._longest, 1) - 1),)
+
+    def forward(self, state_BCHW: Tensor, forcing_BFHW: Tensor, lead_seconds: int) -> Tensor:
         """Amounts in physical units, >= 0, float32 (B, O, H, W)."""
-        return self.scale_O11 * torch.expm1(self.transformed(state_BCHW, forcing_BFHW).clamp_min(0))
+        return self.amount(self.transformed(state_BCHW, forcing_BFHW, lead_seconds).clamp_min(0))
 
     def describe(self) -> str:
         """What a file says of its diagnostic channels."""

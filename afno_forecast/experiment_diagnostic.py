@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from . import model_folder
@@ -15,10 +17,10 @@ from .config import Strict, dump_config, load_config
 from .data.loader import Loader
 from .data.store import Store
 from .diagnostic import Diagnostic, DiagnosticConfig
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .times import format_duration, parse_duration, parse_instant
 from .training.config import TrainingConfig
-from .training.diagnostic import DiagnosticLoss, DiagnosticRun, DiagnosticValidator, fit_diagnostic
+from .training.diagnostic import DiagnosticLoss, DiagnosticLossConfig, DiagnosticRun, DiagnosticValidator, fit_diagnostic
 from .training.loss import LossConfig
 from .training.parallel import Layout, ParallelConfig
 from .training.run_folder import run_folder
@@ -65,6 +67,8 @@ class DiagnosticExperiment(Strict):
     """What is learnt from."""
     diagnostic: DiagnosticConfig
     """What is told, and by which network."""
+    loss: DiagnosticLossConfig = DiagnosticLossConfig()
+    """What is made small."""
     training: TrainingConfig
     """How; the rollout of a stage is how many steps of the forecaster it learns on, beside the analysis."""
     validation: ValidationConfig
@@ -96,6 +100,8 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
         raise ConfigError("training and validation overlap", where="data.train and data.validation",
                           fix="move data.train.end before data.validation.start")
     outputs = store.channels.select(experiment.diagnostic.channels)
+    std_O = _spread_of(store, outputs)
+    _check_leads(experiment, forecaster)
     torch.manual_seed(experiment.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     forecaster.to(device)
@@ -118,8 +124,8 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
         (folder / "config.yaml").write_text(dump_config(experiment))
         echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(outputs.shorts)} from "
              f"{len(forecaster.channels)} channels of {experiment.forecaster}, {loader.num_samples(1):,} training samples")
-        fit_diagnostic(DiagnosticRun(diagnostic, config), DiagnosticLoss(forecaster, diagnostic), loader, validator, config, folder, keep=keep,
-                       resume=resume, echo=echo)
+        fit_diagnostic(DiagnosticRun(diagnostic, config), DiagnosticLoss(experiment.loss, forecaster, diagnostic, std_O), loader, validator, config,
+                       folder, keep=keep, resume=resume, echo=echo)
     return folder / "model"
 
 
@@ -130,11 +136,33 @@ def _check(experiment: DiagnosticExperiment) -> None:
                               ("accumulate", config.accumulate, 1), ("init_from", config.init_from, None), ("rollout", config.rollout, None),
                               ("checkpointing", config.checkpointing, False), ("compile", config.compile, False)):
         if given != only:
-            raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix="leave it out")
+            fix = "leave it out; what is made small is the section loss, beside training" if name == "loss" else "leave it out"
+            raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix=fix)
     if config.precision == "bfloat16":
         raise ConfigError("a diagnostic network is trained in float32", where="training.precision", fix="leave it out, or use float32")
     if experiment.diagnostic.accumulation != "instant":
         parse_duration(experiment.diagnostic.accumulation)
+
+
+def _spread_of(store: Store, outputs: ChannelSet) -> NDArray[np.float64]:
+    """Standard deviation of the amounts in the store's statistics, (O,). Raises DataError where one never changes."""
+    std_O = store.statistics.std[store.channel_index(outputs)]
+    still = [name for name, std in zip(outputs.shorts, std_O, strict=True) if not std > 0]
+    if still:
+        raise DataError(f"{', '.join(still)} never changes: there is nothing to learn", where=str(store.path),
+                        fix="leave it out of diagnostic.channels")
+    return std_O
+
+
+def _check_leads(experiment: DiagnosticExperiment, forecaster: Forecaster) -> None:
+    """Raise ConfigError where the network would read lead times that it is not trained on."""
+    if experiment.diagnostic.longest_lead is None:
+        return
+    asked, steps = parse_duration(experiment.diagnostic.longest_lead), max(stage.rollout for stage in experiment.training.stages)
+    if asked > steps * forecaster.time_step:
+        raise ConfigError(f"the network is to read lead times up to {experiment.diagnostic.longest_lead}; its longest stage ends at "
+                          f"{format_duration(steps * forecaster.time_step)}", where="diagnostic.longest_lead",
+                          fix=f"give a stage rollout: {-(-asked // forecaster.time_step)}")
 
 
 def _card(experiment: DiagnosticExperiment, diagnostic: Diagnostic, forecaster: Forecaster, score: float, table: xr.Dataset) -> str:

@@ -156,7 +156,7 @@ class Session:
         """The state, with the channels that are told beside it; they depend on what it is before any hook."""
         if diagnostic is None:
             return state.fields_BCHW
-        return torch.cat([state.fields_BCHW, diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds))], dim=1)
+        return torch.cat([state.fields_BCHW, diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds), state.lead_seconds)], dim=1)
 
     def _history(self, forecaster: Forecaster, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> Tensor:
         if self.perturbation is None:

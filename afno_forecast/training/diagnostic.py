@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..channels import ChannelSet
+from ..config import Strict
 from ..data.loader import Batch, Loader
 from ..data.samples import find_windows
 from ..data.store import Store
@@ -34,16 +37,35 @@ from .schedule import stage_at
 from .validation import KeepModel, ValidationConfig, is_best, validations_due
 
 
+class DiagnosticLossConfig(Strict):
+    """Which error of the amounts is made small. What is uncertain is told by its mean, of log(1 + x / scale) or of x: the first is a typical amount
+    and lies below the second, which has the least root mean square error and the right mean over many cases."""
+
+    transformed: float = Field(default=1.0, ge=0)
+    """Weight of the squared error of log(1 + x / scale)."""
+    amount: float = Field(default=0.0, ge=0)
+    """Weight of the squared error of x, in units of its standard deviation in the store."""
+
+    @model_validator(mode="after")
+    def _something(self) -> DiagnosticLossConfig:
+        if not self.transformed + self.amount > 0:
+            raise ValueError("give transformed or amount a positive weight: nothing is made small")
+        return self
+
+
 class DiagnosticLoss:
-    """Area-weighted mean square error of the transformed amounts, at the analysis and after each step of the frozen forecaster.
+    """Area-weighted mean square error of amounts, at the analysis and after each step of the frozen forecaster.
 
     Args:
+        config: error of what.
         forecaster: on its device.
         diagnostic: what is trained.
+        std_O: standard deviation of each amount, physical units, > 0.
     """
 
-    def __init__(self, forecaster: Forecaster, diagnostic: Diagnostic) -> None:
-        self._forecaster, self._diagnostic = forecaster, diagnostic
+    def __init__(self, config: DiagnosticLossConfig, forecaster: Forecaster, diagnostic: Diagnostic, std_O: ArrayLike) -> None:
+        self._config, self._forecaster, self._diagnostic = config, forecaster, diagnostic
+        self._std_O = torch.as_tensor(np.asarray(std_O), dtype=torch.float32, device=forecaster.area_weights_HW.device)
 
     def __call__(self, batch: Batch, num_steps: int) -> Tensor:
         """The loss.
@@ -61,14 +83,23 @@ class DiagnosticLoss:
         with torch.no_grad():
             fields = [past[:, -1], *(s.fields_BCHW for s in rollout(forecaster, past, instants[:, 0], num_steps, time_steps=(batch.time_step,),
                                                                       forcing_BLFHW=forcing_BLFHW))]
-        unit = torch.ones(len(diagnostic.outputs), device=whole.device)
         losses = []
         for lead, state_BCHW in enumerate(fields):
             forcing_BFHW = forecaster.forcing(instants[:, lead]) if forcing_BLFHW is None or lead == num_steps else forcing_BLFHW[:, lead]
-            answer = diagnostic.transformed(state_BCHW, forcing_BFHW)
-            truth = diagnostic.transform(whole[:, history - 1 + lead, number:])
-            losses.append(area_weighted_mse(answer, truth, forecaster.area_weights_HW, unit))
+            answer = diagnostic.transformed(state_BCHW, forcing_BFHW, lead * batch.time_step)
+            losses.append(self._error(answer, whole[:, history - 1 + lead, number:]))
         return torch.stack(losses).mean()
+
+    def _error(self, answer_BOHW: Tensor, truth_BOHW: Tensor) -> Tensor:
+        """Of transformed amounts against amounts in physical units."""
+        config, diagnostic, area_HW = self._config, self._diagnostic, self._forecaster.area_weights_HW
+        error = answer_BOHW.new_zeros(())
+        if config.transformed:
+            unit_O = torch.ones_like(self._std_O)
+            error = error + config.transformed * area_weighted_mse(answer_BOHW, diagnostic.transform(truth_BOHW), area_HW, unit_O)
+        if config.amount:
+            error = error + config.amount * area_weighted_mse(diagnostic.amount(answer_BOHW), truth_BOHW, area_HW, self._std_O)
+        return error
 
 
 class DiagnosticValidator:
@@ -122,7 +153,7 @@ class DiagnosticValidator:
 
 def tell(forecaster: Forecaster, diagnostic: Diagnostic, state: State) -> Tensor:
     """The amounts at a state of a rollout, physical units, (B, O, H, W)."""
-    amounts: Tensor = diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds))
+    amounts: Tensor = diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds), state.lead_seconds)
     return amounts
 
 

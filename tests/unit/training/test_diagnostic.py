@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from afno_forecast import model_folder
-from afno_forecast.channels import ChannelSet
+from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.build import build_store
 from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.data.sources import open_source
@@ -23,7 +23,7 @@ from afno_forecast.forecast.produce import produce_forecast
 from afno_forecast.nn.backbone import PlainConfig
 from afno_forecast.times import parse_instant
 from afno_forecast.training.checkpoint import load_newest
-from afno_forecast.training.diagnostic import DiagnosticLoss
+from afno_forecast.training.diagnostic import DiagnosticLoss, DiagnosticLossConfig
 from afno_forecast.training.parallel import Layout
 
 EXPERIMENT = """\
@@ -112,13 +112,59 @@ def test_forcing_that_a_batch_brings_is_the_forecasters_own(rain_store: Path, ti
     outputs = store.channels.select(("pr",))
     network = PlainConfig(patch=(1, 1), width=8, depth=1, num_blocks=2)
     config = DiagnosticConfig(channels=("pr",), scale=(1e-5,), accumulation="instant", backbone=network)
-    loss = DiagnosticLoss(forecaster, Diagnostic(config, forecaster, outputs))
+    loss = DiagnosticLoss(DiagnosticLossConfig(), forecaster, Diagnostic(config, forecaster, outputs), [1e-5])
     loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history, start=None,
                     end=None, batch_size=3, seed=0, delivery=Layout().delivery(forecaster, cache_bytes=1 << 20))
     with contextlib.closing(loader.batches(2, stage=0)) as batches:
         batch = next(batches)
     assert batch.forcing is not None and batch.forcing.shape[1] == 2
     assert torch.equal(loss(batch, 2), loss(Batch(batch.states, batch.seconds), 2))
+
+
+@pytest.mark.parametrize("weights", [{"transformed": 1.0, "amount": 0.0}, {"transformed": 0.0, "amount": 1.0}])
+def test_what_is_uncertain_is_told_by_its_mean_of_what_the_loss_weighs(weights: dict[str, float], tiny_model: Path) -> None:
+    forecaster, outputs = model_folder.load(tiny_model), ChannelSet((Channel("precipitation_flux", None, "kg m-2 s-1"),))
+    network = PlainConfig(patch=(1, 1), width=8, depth=1, num_blocks=2)
+    config = DiagnosticConfig(channels=("pr",), scale=(1e-5,), accumulation="instant", backbone=network)
+    torch.manual_seed(0)
+    diagnostic = Diagnostic(config, forecaster, outputs)
+    loss = DiagnosticLoss(DiagnosticLossConfig(**weights), forecaster, diagnostic, [4e-5])
+    amounts = torch.tensor([0.0, 0.0, 1e-5, 8e-5])  # four outcomes of one state
+    rows, columns = forecaster.grid.shape
+    state = torch.cat([forecaster.normalizer.mean_C[:, None, None].expand(-1, rows, columns), torch.zeros(1, rows, columns)])
+    states = state.expand(4, 2, -1, rows, columns).clone()
+    states[:, :, -1] = amounts[:, None, None, None]
+    batch = Batch(states, np.tile([0, forecaster.time_step], (4, 1)))
+    optimizer = torch.optim.Adam(diagnostic.parameters(), lr=0.05)
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss(batch, 1).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    told = diagnostic(states[:1, 0, :-1], forecaster.forcing(np.zeros(1, dtype=np.int64)), 0)
+    typical = 1e-5 * torch.expm1(torch.log1p(amounts / 1e-5).mean())
+    expected = typical if weights["transformed"] else amounts.mean()
+    assert amounts.mean() > 1.3 * typical
+    assert (told - expected).abs().max() < 0.05 * expected
+
+
+def test_a_network_that_reads_the_lead_time_is_given_it_in_training_and_forecasts(experiment: Path, rain_store: Path, tmp_path: Path) -> None:
+    model = train(experiment, "diagnostic.longest_lead=12h", "training.stages=[{until: 1, rollout: 2}]", "training.budget.train_steps=20",
+                  "loss={transformed: 0.1, amount: 1.0}", "validation.count=1")
+    forecaster = model_folder.load(model)
+    diagnostic = model_folder.load_diagnostic(model, forecaster)
+    assert diagnostic is not None
+    out = tmp_path / "forecast.nc"
+    produce_forecast(model, rain_store, init="2001-01-26", lead_time=2 * 21600, out=out, echo=lambda text: None)
+    with xr.open_dataset(out, decode_timedelta=True) as ds:
+        last = ds.isel(time=0, prediction_timedelta=-1).transpose(..., "latitude", "longitude")
+        fields = [last[c.variable] if c.level is None else last[c.variable].sel(level=c.level) for c in forecaster.channels]
+        state, rain = torch.from_numpy(np.stack(fields))[None], torch.from_numpy(last["precipitation_flux"].values)
+    forcing = forecaster.forcing(np.array([parse_instant("2001-01-26T12")]))
+    with torch.no_grad():
+        told = {hours: diagnostic(state, forcing, hours * 3600)[0, 0] for hours in (0, 6, 12, 240)}
+    torch.testing.assert_close(rain, told[12])
+    torch.testing.assert_close(told[240], told[12], rtol=0, atol=0)  # the longest it knows
+    assert (told[0] - told[12]).abs().max() > 0.01 * told[12].max() and (told[6] - told[12]).abs().max() > 0
 
 
 def test_a_plateau_lowers_the_learning_rate(experiment: Path, tmp_path: Path) -> None:
@@ -132,7 +178,8 @@ def test_what_does_not_fit_is_refused(experiment: Path) -> None:
     for override, message in (("diagnostic.channels=[t2m]", "already holds"), ("diagnostic.scale=[1.0, 2.0]", "2 scales do not fit"),
                               ("training.loss={kind: amse}", r"training\.loss has no effect"),
                               ("training.precision=bfloat16", "trained in float32"), ("diagnostic.accumulation=soon", "soon"),
-                              ("data.validation.start=2001-01-20", "overlap")):
+                              ("data.validation.start=2001-01-20", "overlap"), ("loss={transformed: 0}", "nothing is made small"),
+                              ("diagnostic.longest_lead=12h", "longest stage ends at 6h"), ("diagnostic.backbone.conditions=2", "given 0")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
 
@@ -143,7 +190,7 @@ def test_a_damaged_network_is_refused(experiment: Path, tmp_path: Path) -> None:
     found = model_folder.load_diagnostic(model, forecaster)
     assert found is not None and found.outputs.channels[0].role == "diagnostic"
     state, forcing = torch.randn(2, 3, 7, 12), torch.randn(2, 3, 7, 12)
-    assert (found(state, forcing) >= 0).all()
+    assert (found(state, forcing, 0) >= 0).all()
     torch.testing.assert_close(found.transform(found.scale_O11 * torch.expm1(torch.ones(1))), torch.ones(1, 1, 1))
     (model / "diagnostic.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"diagnostic\.json was altered"):
