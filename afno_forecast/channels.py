@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -66,12 +67,12 @@ class ChannelSet:
     def __iter__(self) -> Iterator[Channel]:
         return iter(self.channels)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Canonical names in order."""
         return tuple(c.name for c in self.channels)
 
-    @property
+    @cached_property
     def shorts(self) -> tuple[str, ...]:
         """Short names in order."""
         return tuple(c.short for c in self.channels)

@@ -10,22 +10,25 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import STARTED
 from ..distributed import place
 from ..errors import ConfigError, ResourceError
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of the work is this process's: number `rank`, from 0, of `count`."""
+    """Which part of the work is this process's: number `rank`, from 0, of `count`, at work `since` this time (seconds since 1970)."""
 
     rank: int = 0
     count: int = 1
+    since: float = field(default_factory=time.time, compare=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Share:
@@ -34,7 +37,7 @@ class Share:
         if not 0 <= found.rank < found.world_size:
             raise ConfigError(f"rank {found.rank} of {found.world_size} does not describe a process", where="environment",
                               fix="unset RANK and WORLD_SIZE, or start with torchrun")
-        return cls(found.rank, found.world_size)
+        return cls(found.rank, found.world_size, STARTED)
 
 
 SINGLE = Share()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -34,9 +34,6 @@ from .scores import Array, Scorer, to_numpy
 from .settings import References, ScoreSettings
 from .significance import compare
 from .spectra import Spectra, make_bands
-
-if TYPE_CHECKING:
-    pass
 
 KEPT_ATTRIBUTES = ("title", "model", "source", "institution", "license")
 """Attributes of a forecast file that its score file repeats."""

@@ -7,7 +7,7 @@ work on one score file; the last one to finish writes it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ class ScoreStates:
     """The hook that scores.
 
     Args:
-        make_scorer: an empty scorer of the whole plan.
+        scorer: of the whole plan, empty.
         inits: init times, seconds; shape (I,).
         lead_seconds: lead times to score; shape (L,).
         out: score file, .nc.
@@ -36,10 +36,10 @@ class ScoreStates:
         share: this process.
     """
 
-    def __init__(self, make_scorer: Callable[[], OnlineScorer], inits: NDArray[np.int64], lead_seconds: NDArray[np.int64], out: Path, identity: str,
+    def __init__(self, scorer: OnlineScorer, inits: NDArray[np.int64], lead_seconds: NDArray[np.int64], out: Path, identity: str,
                  attrs: Mapping[str, str], share: Share) -> None:
-        self._make_scorer = make_scorer
-        self._scorer = make_scorer()
+        self._scorer = scorer
+        self._scored: set[int] = set()  # init times scored here and not read from a part
         self._inits = inits
         self._leads = frozenset(lead_seconds.tolist())
         self._out = out
@@ -49,11 +49,14 @@ class ScoreStates:
         self._prefix = identity[:16]
         self._left: dict[int, int] = {}
         with gate(progress_path(out), share):
-            self._parts.mkdir(exist_ok=True)
+            # a process of a group may start after the others have finished everything, parts of an earlier run included
+            self._finished = share.count > 1 and not self._parts.is_dir() and out.is_file() and out.stat().st_mtime >= share.since
+            if not self._finished:
+                self._parts.mkdir(exist_ok=True)
 
     def is_done(self, init_index: int) -> bool:
         """Whether all forecasts from an init time are scored."""
-        return self._part(init_index).is_file()
+        return self._finished or self._part(init_index).is_file()
 
     def on_state(self, state: ForecastState) -> None:
         """Score the states; when the last one of an init time has come, what it gave is kept."""
@@ -68,17 +71,19 @@ class ScoreStates:
             if self._left[i] == 0:
                 del self._left[i]
                 self._scorer.save(self._part(i), inits=[int(self._inits[i])])
+                self._scored.add(i)
 
     def finish(self) -> None:
-        """Write the score file, unless other processes still score; then the parts go."""
+        """Write the score file, unless other processes still score or have written it; then the parts go."""
         with gate(progress_path(self._out), self._share):
-            if not self._parts.is_dir() or not all(self.is_done(i) for i in range(len(self._inits))):
-                return
-            scorer = self._make_scorer()
-            for i in range(len(self._inits)):
-                scorer.load(self._part(i))
-            write_scores(scorer.finalize(self._attrs), self._out)
-            shutil.rmtree(self._parts)
+            if self._parts.is_dir():
+                if not all(self.is_done(i) for i in range(len(self._inits))):
+                    return
+                for i in range(len(self._inits)):
+                    if i not in self._scored:
+                        self._scorer.load(self._part(i))
+                write_scores(self._scorer.finalize(self._attrs), self._out)
+                shutil.rmtree(self._parts)
             remove_progress(progress_path(self._out))
 
     def _part(self, init_index: int) -> Path:
@@ -92,9 +97,6 @@ def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Path
     Raises DataError where truth and forecast do not fit.
     """
     states, references = open_truth([truth] if isinstance(truth, str | Path) else list(truth), session.channels)
-
-    def make_scorer() -> OnlineScorer:
-        return OnlineScorer(states, session.channels, session.inits, lead_seconds, num_members=session.num_members,
-                            references=references, settings=settings)
-
-    return ScoreStates(make_scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())
+    scorer = OnlineScorer(states, session.channels, session.inits, lead_seconds, num_members=session.num_members, references=references,
+                          settings=settings)
+    return ScoreStates(scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())

@@ -101,6 +101,26 @@ def test_scores_while_running_are_those_of_the_file_to_the_last_digit(tiny_model
         assert {"crps", "spread_skill", "acc"} <= set(online.metric.values.tolist())
 
 
+def test_a_process_that_starts_after_the_others_have_finished_leaves_nothing_behind(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    """Of a group that goes on after a kill, where what is left was all the other's."""
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(share: Share) -> list[str]:
+        said: list[str] = []
+        options = Options(scoring=_scoring(tmp_path / "scores.nc", (tiny_store,), share), share=share)
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06/2001-01-21T18/12h", lead_time=21600, out=None, batch_size=2, options=options,
+                         echo=said.append)
+        return [line for line in said if "batches" in line]
+
+    first, late = Share(0, 2), Share(1, 2)
+    assert len(run(Share(1, 2))) == 1 and (tmp_path / "scores.nc.partial").is_dir()
+    assert len(run(first)) == 1
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == ["scores.csv", "scores.nc"]
+    assert run(late) == [] and sorted(p.name for p in tmp_path.iterdir()) == files
+    assert len(run(Share(1, 2))) == 1, "another group begins anew"
+
+
 def test_members_are_the_same_in_any_batch(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
     files = []
     for batch in (1, 4, 7):
