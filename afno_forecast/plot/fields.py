@@ -130,7 +130,7 @@ def pretty_units(text: str) -> str:
 
 def units_for(variable: str, given: object) -> Units:
     """How the numbers of a variable are shown. Without a conversion known for exactly these units they stay as they are."""
-    known = vocabulary.BY_NAME.get(variable)
+    known = vocabulary.BY_NAME.get(variable.replace("wind_vector", "wind_speed"))  # scores have both
     text = "" if given is None else str(given)
     if known is not None and known.display is not None and text == known.units:
         name, factor, offset = known.display

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,29 @@ class Film:
         return page.convert("RGB")
 
 
+def in_few_colours(frames: Sequence[Image.Image], most: int) -> list[Image.Image]:
+    """RGB images in one palette, of the colours that they have most of: flat areas, colour bars and the white page keep theirs exactly.
+
+    Palettes of averages lend a colour bar the shades of what is more frequent in the map. Of colours that differ by less than 4 in every
+    part only the most frequent one is taken, since Pillow does not tell them apart.
+    """
+    counts: Counter[tuple[int, int, int]] = Counter()
+    for frame in frames:
+        for count, colour in frame.getcolors(frame.width * frame.height) or []:
+            counts[colour] += count  # type: ignore[index]
+    chosen: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+    for colour, _ in counts.most_common():
+        chosen.setdefault((colour[0] // 4, colour[1] // 4, colour[2] // 4), colour)
+        if len(chosen) == most:
+            break
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in chosen.values() for part in colour])
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
 def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
-    """Frames of equal size as an endless GIF with one palette of 256 colours, made from the first, middle and last frame."""
-    picks = [frames[0], frames[len(frames) // 2], frames[-1]]
-    sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(picks)))
-    for i, frame in enumerate(picks):
-        sheet.paste(frame, (0, i * frame.height))
-    palette = sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    colours = palette.getpalette() or []
-    palette.putpalette([255 if min(colours[i - i % 3: i - i % 3 + 3]) >= 248 else v for i, v in enumerate(colours)])  # the page stays white
-    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    """Frames of equal size as an endless GIF with one palette."""
+    flat = in_few_colours(frames, 256)
     each = round(1000 / fps)
     buffer = io.BytesIO()
     durations = [each] * (len(flat) - 1) + [each + 1000]

@@ -99,10 +99,10 @@ def _draw(axes: Axes, plume: Plume) -> None:
         axes.plot(hours, np.median(values_LE, axis=1), color=_BLUE, linewidth=2.0, label="median", zorder=3)
     else:
         axes.plot(hours, values_LE[:, 0], color=_BLUE, linewidth=2.0, marker="o" if len(hours) <= 24 else None, markersize=3.2, label="forecast",
-                  zorder=3)
+                  zorder=3, clip_on=False)
     if plume.truth is not None:
         axes.plot(*plume.truth, color=_TRUTH, linewidth=1.2, linestyle="--", marker="s" if len(hours) <= 60 else None, markersize=2.6,
-                  label="truth (analysis)", zorder=4)
+                  label="truth (analysis)", zorder=4, clip_on=False)
 
 
 def build_meteogram(plumes: Sequence[Plume], place: tuple[float, float], dpi: float = 150) -> Figure:

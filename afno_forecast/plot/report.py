@@ -19,7 +19,7 @@ from . import canvas, page, style
 from .animate import MotionPage, truths_for
 from .curves import build_scores, chosen_region, forecasts_text, metric_name, metrics_of, read_curves
 from .fields import Field, clean, describe_source, lead_text
-from .film import Film
+from .film import Film, in_few_colours
 from .maps import ComparePage, persistence_of
 from .scorecard import build_card, read_card
 from .series import Series, available, require_values
@@ -82,7 +82,7 @@ def _read(forecast: xr.Dataset, truth: xr.Dataset | None, name: str, start: int,
 def _png(image: Image.Image) -> bytes:
     """The image in at most 128 colours, as PNG."""
     buffer = io.BytesIO()
-    image.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, format="PNG", compress_level=7)
+    in_few_colours([image], 128)[0].save(buffer, format="PNG", compress_level=7)
     return buffer.getvalue()
 
 

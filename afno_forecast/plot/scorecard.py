@@ -170,7 +170,7 @@ def _cells(axes: Axes, card: Card, image: ScalarMappable, digits: int) -> None:
         if chance:
             stroke = "#6b737c" if light > 0.45 else "#b9c6d2"
             axes.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor=stroke, hatch="////", linewidth=0))
-        words = f"{value:+.{digits}f}".replace("-", "−") if abs(value) < 1000 else ">999"
+        words = (f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}").replace("-", "−") if abs(value) < 1000 else ">999"
         shown = say(axes, column + 0.5, row + 0.53, words, size=7, color=INK if light > 0.55 else "white", ha="center", va="center")
         if chance:
             shown.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 0.8})

@@ -15,6 +15,7 @@ from afno_forecast.errors import ConfigError, DataError
 from afno_forecast.plot import page
 from afno_forecast.plot.animate import MotionPage, animate
 from afno_forecast.plot.choices import Look, When
+from afno_forecast.plot.film import in_few_colours
 from afno_forecast.plot.report import write_report
 from afno_forecast.plot.series import Series
 from afno_forecast.plot.views import view_for
@@ -48,6 +49,19 @@ def test_a_frame_is_what_a_whole_drawing_gives_and_colours_do_not_move(forecast:
     motion.figure.canvas.draw()
     whole = np.asarray(motion.figure.canvas.buffer_rgba())[..., :3].astype(int)  # type: ignore[attr-defined]
     assert np.abs(quick - whole).max() <= 4
+
+
+def test_flat_colours_stay_what_they_are_in_a_palette() -> None:
+    """A bar of many shades of which the map shows two, with a thousand shades between them."""
+    page = np.full((60, 200, 3), 255, np.uint8)
+    page[:30, :, 0] = np.arange(200)[None, :]
+    page[:30, :, 1] = np.arange(30)[:, None] * 8
+    bar = [(5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (247, 247, 247), (253, 219, 199), (244, 165, 130), (178, 24, 43)]
+    for i, colour in enumerate(bar):
+        page[40:50, 20 * i:20 * i + 20] = colour
+    flat = np.asarray(in_few_colours([Image.fromarray(page)], 32)[0].convert("RGB"))
+    assert (flat[40:] == page[40:]).all(), "and the white page stays white"
+    assert len(np.unique(flat.reshape(-1, 3), axis=0)) <= 32
 
 
 def test_an_animation_needs_leads_and_a_gif(truth: xr.Dataset, forecast: xr.Dataset, tmp_path: Path) -> None:
