@@ -16,7 +16,9 @@ PhysicsNeMo's AFNO needs neither a GPU nor most of what the package asks for:
 
     pip install --no-deps nvidia-physicsnemo==2.2.2 jaxtyping wadler-lindig
 
-and neuraloperator: `pip install --no-deps neuraloperator tltorch tensorly opt-einsum` (SFNO also `torch-harmonics`).
+and neuraloperator: `pip install --no-deps neuraloperator==2.0.0 tensorly tensorly-torch opt-einsum torch-harmonics==0.8.0`; a
+network whose package is missing is left out with a line. With `--bfloat16` the difference is that of the outputs under autocast from
+the base's in float32. The full size takes minutes a pass: `--size full --memory-only` runs each once, in a process of its own.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afno_forecast.nn.backbone import PlainConfig, build_backbone
+from afno_forecast.nn.backbone import PlainConfig, build_backbone, set_checkpointing
 from afno_forecast.nn.legacy import build
 from afno_forecast.nn.mixers import MIXERS, MixerOptions
 
@@ -186,8 +188,17 @@ def make(name: str, size: str, weights: dict[str, Tensor]) -> nn.Module | None:
     if importlib.util.find_spec("neuralop") is None:
         return None
     models = importlib.import_module("neuralop.models")
-    kind = getattr(models, name.upper(), None)
+    kind = getattr(models, name.upper(), None)  # SFNO is there with torch-harmonics alone
     return None if kind is None else kind(n_modes=(32, 32), in_channels=CHANNELS, out_channels=CHANNELS, hidden_channels=64, n_layers=4)
+
+
+def make_all(names: list[str], size: str, weights: dict[str, Tensor]) -> dict[str, nn.Module]:
+    """The networks whose packages are there; a line for each that is left out."""
+    made = {name: make(name, size, weights) for name in names}
+    for name, network in made.items():
+        if network is None:
+            print(f"{name} is left out: its package is not installed, see --help")
+    return {name: network for name, network in made.items() if network is not None}
 
 
 def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, state: Tensor, autocast: bool) -> None:
@@ -238,13 +249,14 @@ def setup(size: str) -> tuple[dict[str, Tensor], Tensor]:
 def compare(size: str, names: list[str], repeats: int, *, train: bool, autocast: bool) -> dict[str, Any]:
     """Times of all networks at one size, medians and ratios to the first of them."""
     weights, state = setup(size)
-    networks = {name: network for name in names if (network := make(name, size, weights)) is not None}
+    networks = make_all(names, size, weights)
     outputs = {name: forward_pass(network, state, False) for name, network in networks.items()}
     base = "physicsnemo" if "physicsnemo" in networks else next(iter(networks))
     kinds: dict[str, dict[str, Callable[[], object]]] = {
         "forward": {name: (lambda n=network: forward_pass(n, state, autocast)) for name, network in networks.items()}}
     if train:
-        optimizers = {name: torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True) for name, network in networks.items()}
+        optimizers = {name: torch.optim.AdamW(network.parameters(), lr=1e-6, fused=not any(p.is_complex() for p in network.parameters()))
+                      for name, network in networks.items()}
         kinds["training step"] = {name: (lambda n=network, o=optimizers[name]: training_step(n, o, state, autocast))
                                   for name, network in networks.items()}
     result: dict[str, Any] = {"base": base, "difference": {}}
@@ -260,38 +272,37 @@ def compare(size: str, names: list[str], repeats: int, *, train: bool, autocast:
 
 
 def peak_memory(size: str, names: list[str], *, train: bool) -> dict[str, Any]:
-    """MiB above the network and its input, each in a process of its own."""
+    """MiB above the network and its input, whole GiB of the process, and seconds of one pass, each in a process of its own."""
     found: dict[str, Any] = {}
-    for name in [*names, "legacy checkpointed"]:
+    checkpointed = [f"{name} checkpointed" for name in ("legacy", "plain") if name in names]
+    for name in [*names, *checkpointed]:
         for kind in ("forward", "training step") if train else ("forward",):
-            if name == "legacy checkpointed" and kind == "forward":
+            if name in checkpointed and kind == "forward":
                 continue
             command = [sys.executable, __file__, "--size", size, "--child", name, kind]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             if done.stdout.strip():
-                found.setdefault(name, {})[kind] = float(done.stdout.strip().splitlines()[-1])
+                found.setdefault(name, {})[kind] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
 def child(size: str, name: str, kind: str) -> None:
-    """Print the growth of peak memory in MiB of one network; nothing where its package is missing."""
+    """Print what one pass of a network takes as JSON; nothing where its package is missing."""
     weights, state = setup(size)
     network = make(name.split()[0], size, weights)
     if network is None:
         return
-    if "checkpointed" in name:
-        network.checkpointing = True
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+    set_checkpointing(network, "checkpointed" in name)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before = peak_mib()
+    before, start = peak_mib(), clock()
     if kind == "forward":
         forward_pass(network, state, False)
     else:
-        optimizer.zero_grad(set_to_none=False)
         network(state).square().mean().backward()
-    print(peak_mib() - before)
+    finite = kind == "forward" or all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    print(json.dumps({"seconds": clock() - start, "MiB": peak_mib() - before, "process GiB": peak_mib() / 1024, "finite": bool(finite)}))
 
 
 def peak_mib() -> float:
@@ -328,17 +339,16 @@ def machine() -> dict[str, Any]:
 
 def report(size: str, result: dict[str, Any], memory: dict[str, Any]) -> None:
     """Print one size as a table."""
-    print(f"\n{size}: {SIZES[size]}, {CHANNELS} channels; times faster than {result['base']}")
-    kinds = [kind for kind in ("forward", "training step") if kind in result]
+    print(f"\n{size}: {SIZES[size]}, {CHANNELS} channels" + (f"; times faster than {result['base']}" if result else "; one pass each"))
+    kinds = [kind for kind in ("forward", "training step") if kind in result or any(kind in found for found in memory.values())]
     print(f"{'network':<22}" + "".join(f"{kind + ' ms':>18}{'faster':>8}{'MiB':>8}" for kind in kinds) + f"{'difference':>12}")
-    for name in dict.fromkeys([*result["forward"], *memory]):
+    for name in dict.fromkeys([*result.get("forward", {}), *memory]):
         cells = ""
         for kind in kinds:
-            row = result[kind].get(name)
-            cells += f"{row['seconds'] * 1e3:>18.1f}{row['times_faster']:>8.2f}" if row else " " * 26
-            mib = memory.get(name, {}).get(kind)
-            cells += f"{mib:>8.0f}" if mib is not None else " " * 8
-        difference = result["difference"].get(name)
+            row, once = result.get(kind, {}).get(name), memory.get(name, {}).get(kind)
+            cells += f"{(row or once)['seconds'] * 1e3:>18.1f}" if row or once else " " * 18
+            cells += (f"{row['times_faster']:>8.2f}" if row else " " * 8) + (f"{once['MiB']:>8.0f}" if once else " " * 8)
+        difference = result.get("difference", {}).get(name)
         print(f"{name:<22}{cells}" + (f"{difference:>12.1e}" if difference is not None else ""))
 
 
@@ -350,7 +360,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-train", action="store_true")
-    parser.add_argument("--no-memory", action="store_true")
+    memory_options = parser.add_mutually_exclusive_group()
+    memory_options.add_argument("--no-memory", action="store_true")
+    memory_options.add_argument("--memory-only", action="store_true", help="one pass of each, nothing side by side")
     parser.add_argument("--bfloat16", action="store_true", help="under autocast")
     parser.add_argument("--scaling", action="store_true", help="the mixer from 1k to 65k tokens")
     parser.add_argument("--most-attention", type=int, default=16200, help="most tokens for attention in --scaling")
@@ -365,7 +377,8 @@ def main() -> None:
     everything: dict[str, Any] = {"machine": machine(), "bfloat16": options.bfloat16, "sizes": {}}
     print(json.dumps(everything["machine"]))
     for size in sizes:
-        result = compare(size, options.networks, options.repeats, train=not options.no_train, autocast=options.bfloat16)
+        result = {} if options.memory_only else compare(size, options.networks, options.repeats, train=not options.no_train,
+                                                        autocast=options.bfloat16)
         memory = {} if options.no_memory else peak_memory(size, options.networks, train=not options.no_train)
         everything["sizes"][size] = {**result, "peak MiB": memory}
         report(size, result, memory)

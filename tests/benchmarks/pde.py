@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,10 @@ def on_grid(setting: Setting, trained: Forecaster, name: str, store: Store) -> F
 
 
 @torch.no_grad()
-def score(forecaster: Forecaster, store: Store, test: str, num_inits: int) -> dict[str, Any]:
-    """VRMSE by lead and channel of the forecast and of persistence."""
+def score(forecaster: Forecaster, store: Store, test: str, num_inits: int, leads: Sequence[int] = LEADS) -> dict[str, Any]:
+    """VRMSE by lead (in model steps) and channel of the forecast and of persistence."""
     forecaster.eval()
-    index_C, leads = store.channel_index(forecaster.channels), LEADS
+    index_C = store.channel_index(forecaster.channels)
     start, end = (parse_instant(text, store.times.calendar) for text in test.split("/"))
     windows = find_windows(store.times, time_step=forecaster.time_step, history=1, num_steps=max(leads), start=start, end=end).index
     windows = windows[np.unique(np.linspace(0, len(windows) - 1, num_inits).round().astype(int))]
