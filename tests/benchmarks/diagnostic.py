@@ -3,7 +3,8 @@
     python tests/benchmarks/diagnostic.py runs/speedy_precipitation/model runs/speedy.zarr --truth SOURCE.nc --out results
 
 The model folder is what `afno-forecast train configs/weather/speedy_precipitation.yaml` left. Climatology is the store's own, of the training period.
-Errors are root mean squares and mean absolute errors (the CRPS of a single forecast) over area and init times, in units of 1e-5 kg m-2 s-1.
+Errors are root mean squares and mean absolute errors (the CRPS of a single forecast) over area and init times, in units of 1e-5 kg m-2 s-1;
+`won` is the share of forecasts with a lower mean square error than the climatology's. `intensities.png` has the share of area above each amount.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
 from afno_forecast.channels import ChannelSet
 from afno_forecast.cli_open import open_fields
@@ -24,8 +26,11 @@ from afno_forecast.plot.maps import plot_compare
 from afno_forecast.times import parse_instant
 
 UNIT = 1e-5  # kg m-2 s-1
-HOURS = (6, 24, 72, 120)
+HOURS = (6, 24, 48, 72, 96, 120)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
+DRAWN = (6, 24, 120)
+STYLES = ({"color": "#c1440e", "lw": 1.8}, {"color": "#59616b", "lw": 1, "ls": ":"}, {"color": "#2a6fb0", "lw": 1.2, "ls": "--"},
+          {"color": "black", "lw": 1.8})
 
 
 def weighted_quantiles(values: np.ndarray, area: np.ndarray) -> list[float]:
@@ -40,9 +45,25 @@ def judge(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> dict[str
     """Errors and intensities of fields (N, H, W)."""
     weights = area / area.sum()
     error = (forecast - truth).astype(np.float64)
-    return {"rmse": float(np.sqrt((error**2 * weights).sum((-2, -1)).mean())), "mae": float((np.abs(error) * weights).sum((-2, -1)).mean()),
+    squares = (error**2 * weights).sum((-2, -1))
+    return {"rmse": float(np.sqrt(squares.mean())), "squares": squares, "mae": float((np.abs(error) * weights).sum((-2, -1)).mean()),
             "mean": float((forecast * weights).sum((-2, -1)).mean()), "quantiles": weighted_quantiles(forecast, area),
             "above 10": float(((forecast > 10) * weights).sum((-2, -1)).mean())}
+
+
+def draw_intensities(kept: dict[int, dict[str, np.ndarray]], area: np.ndarray, out: Path) -> None:
+    """Share of area and time above each amount, a panel a lead time."""
+    weights, amounts = area / area.sum(), np.geomspace(0.1, 150, 60)
+    figure = Figure(figsize=(4 * len(kept), 3.6), layout="constrained", dpi=110)
+    for axes, (hours, rows) in zip(figure.subplots(1, len(kept), sharey=True), kept.items(), strict=True):
+        for (name, values), style in zip(rows.items(), STYLES, strict=False):
+            share = [float(((values > amount) * weights).sum((-2, -1)).mean()) for amount in amounts]
+            axes.loglog(amounts, share, label=name, **style)
+        axes.set(title=f"{hours} h", xlabel="amount [1e-5 kg m-2 s-1]", ylim=(1e-4, 1))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("share of area above")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(out)
 
 
 def main() -> None:
@@ -72,7 +93,8 @@ def main() -> None:
         return np.concatenate([store.read(int(np.searchsorted(store.times.seconds, s)), index) for s in seconds]) / UNIT
 
     results: dict[str, object] = {"unit": "1e-5 kg m-2 s-1", "inits": given.init, "count": len(inits), "quantiles": QUANTILES, "leads": {}}
-    print(f"{'':<24}{'RMSE':>8}{'MAE':>8}{'mean':>8}" + "".join(f"{f'q{100 * q:g}':>9}" for q in QUANTILES) + f"{'above 10':>10}")
+    print(f"{'':<24}{'RMSE':>8}{'MAE':>8}{'mean':>8}" + "".join(f"{f'q{100 * q:g}':>9}" for q in QUANTILES) + f"{'above 10':>10}{'won':>6}")
+    kept = {}
     for number, hours in enumerate(HOURS):
         truth = read(inits + hours * 3600)
         rows = {"model": fields.values[:, number] / UNIT, "persistence": read(inits)}
@@ -81,11 +103,18 @@ def main() -> None:
             rows["climatology"] = climatology.at(inits + hours * 3600, calendar)[:, position] / UNIT
         rows["truth"] = truth
         table = {name: judge(row, truth, area) for name, row in rows.items()}
+        squares = {name: row.pop("squares") for name, row in table.items()}
+        for name, row in table.items():
+            row["won"] = float((squares[name] < squares.get("climatology", np.inf)).mean())
         results["leads"][f"{hours} h"] = table  # type: ignore[index]
+        if hours in DRAWN:
+            kept[hours] = rows
         for name, row in table.items():
             quantiles = "".join(f"{q:>9.3f}" for q in row["quantiles"])  # type: ignore[attr-defined]
-            print(f"{f'{hours} h {name}':<24}{row['rmse']:>8.3f}{row['mae']:>8.3f}{row['mean']:>8.3f}{quantiles}{100 * row['above 10']:>9.2f}%")
+            print(f"{f'{hours} h {name}':<24}{row['rmse']:>8.3f}{row['mae']:>8.3f}{row['mean']:>8.3f}{quantiles}{100 * row['above 10']:>9.2f}%"
+                  f"{row['won']:>6.2f}")
     (given.out / "diagnostic.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw_intensities(kept, area, given.out / "intensities.png")
     if given.truth:
         draw(given.truth, given.model, given.store, channels.channels[0].variable, given.out / "map_24h.png", given.init.split("/")[0])
 

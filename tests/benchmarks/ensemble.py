@@ -26,8 +26,8 @@ from afno_forecast.verify.forecasts import forecast_channels, open_forecast
 from afno_forecast.verify.settings import ScoreSettings
 from afno_forecast.verify.truth import open_truth
 
-CHANNELS = (("geopotential", 500), ("temperature", 850), ("u_component_of_wind", 850), ("specific_humidity", 700), ("2m_temperature", None),
-            ("surface_pressure", None))
+CHANNELS = (("geopotential", 500), ("temperature", 850), ("u_component_of_wind", 850), ("v_component_of_wind", 850), ("specific_humidity", 700),
+            ("2m_temperature", None), ("surface_pressure", None))
 DAY = 86400
 LEADS = tuple(d * DAY for d in (1, 2, 3, 4, 5))
 BLOCK_DAYS = 10
