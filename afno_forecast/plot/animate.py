@@ -18,7 +18,7 @@ from .canvas import MapPanel
 from .choices import Look, When
 from .fields import Field
 from .film import Film, as_gif, write_mp4
-from .maps import method_of, source_text, title_of
+from .maps import method_of, seen, source_text, title_of
 from .series import Series, require_values, truth_for
 from .style import MUTED, say
 from .views import View, view_for
@@ -47,8 +47,7 @@ class MotionPage:
         self._width = width
         self._film: Film | None = None
         self.figure: Figure = style.new_figure(width, height, dpi)
-        shown = [f.values for f in fields] + [t.values for t in truths or () if t is not None]
-        scale = style.magnitude(first.palette, shown)
+        scale = style.magnitude(first.palette, seen([*fields, *(t for t in truths or () if t is not None)], view, method))
         left = (width - count * wide - (count - 1) * gap) / 2
         boxes = [((left + i * (wide + gap)) / width, 1.2 / height, wide / width, tall / height) for i in range(count)]
         self.panels = [MapPanel(self.figure, box, view, first.grid, scale, method=method) for box in boxes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.path import Path as MplPath
+from numpy.typing import NDArray
 from PIL import Image
 
 from .. import vocabulary
 from ..errors import ConfigError, DataError
+from ..grid import LatLonGrid
 from . import canvas, style
 from .boxes import BoxView
 from .canvas import MapPanel
@@ -79,6 +83,25 @@ def _same_time(series: Series, field: Field) -> Field:
     return found
 
 
+def seen(fields: Sequence[Field], view: View | BoxView, method: Method) -> list[NDArray[np.float64]]:
+    """Values that a view shows of fields on one grid, for colours that fit them."""
+    if view.is_global:
+        return [field.values for field in fields]
+    sampler = make_sampler(fields[0].grid, *view.pixels(600), method)
+    return [sampler(field.values, field.is_vector).astype(np.float64) for field in fields]
+
+
+def within(field: Field, view: View | BoxView) -> Field:
+    """The field without the cells whose centres a view does not show, for scores of what is seen."""
+    if view.is_global or not isinstance(field.grid, LatLonGrid):
+        return field
+    x, y = view.project(*np.meshgrid(field.grid.longitude, field.grid.latitude))
+    points, edge = np.column_stack([x.ravel(), y.ravel()]), 1e-3 * (view.extent[1] - view.extent[0])
+    outline = MplPath(view.outline)
+    inside = outline.contains_points(points, radius=edge) | outline.contains_points(points, radius=-edge)  # those on the edge, either way it runs
+    return replace(field, values=np.where(inside.reshape(field.grid.shape), field.values, np.nan))
+
+
 def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overlay: Field | None = None, wind: tuple[Field, Field] | None = None,
               wind_form: str = "arrows") -> Figure:
     """The page of one map as a figure, 10 inches wide."""
@@ -88,8 +111,8 @@ def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overla
     tall = wide * view.aspect
     height = 1.12 + tall + 1.28
     figure = style.new_figure(page, height, look.dpi)
-    seen = field.values if view.is_global else make_sampler(field.grid, *view.pixels(600), method)(field.values, field.is_vector).astype(np.float64)
-    scale = style.magnitude(field.palette, [seen])
+    (visible,) = seen([field], view, method)
+    scale = style.magnitude(field.palette, [visible])
     box = ((page - wide) / 2 / page, 1.22 / height, wide / page, tall / height)
     panel = MapPanel(figure, box, view, field.grid, scale, method=method,
                      detail="full" if overlay is None and wind is None else "plain")
@@ -104,7 +127,7 @@ def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overla
     canvas.heading(figure, title, field.times_text(), source_text(field))
     bar = min(0.62, wide / page)
     canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, field.label, field.units.text)
-    there = seen[np.isfinite(seen)]
+    there = visible[np.isfinite(visible)]
     span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}.  ".replace("-", "−") if len(there) else "No values.  "
     barbs = "Barbs: half 2.5, full 5, flag 25 m/s.  " if wind is not None and wind_form == "barbs" else ""
     canvas.footer(figure, f"{span}{barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.credit(field.grid)}")
@@ -152,7 +175,7 @@ def plot_map(ds: xr.Dataset, variable: str, out: Path, *, when: When = _NOW, loo
 
 
 class ComparePage:
-    """Forecast, truth and error on one page, built once and shown again for other leads.
+    """Forecast, truth and error on one page, built once and shown again for other leads; scores of the part that is seen.
 
     Args:
         view: of the three maps.
@@ -165,6 +188,7 @@ class ComparePage:
 
     def __init__(self, view: View | BoxView, first: Field, scale: Scale, error_scale: Scale, *, method: Method = "smooth", width: float = 12.0,
                  dpi: float = 150, columns: int | None = None) -> None:
+        self._view = view
         gap, edge = 0.34, 0.5
         wide = min((width - 2 * edge - gap) / 2, 5.4 / view.aspect)
         tall = wide * view.aspect
@@ -198,6 +222,7 @@ class ComparePage:
             text.set_text(style.drawable(style.fit(words, self._size[0] - 0.6, text.get_fontsize())))
         heads, names, numbers = ["Forecast", "Truth (analysis)", "Forecast − truth"], "", ""
         if truth is not None:
+            forecast, truth = within(forecast, self._view), within(truth, self._view)
             rmse, bias = scores_of(forecast, truth)
             heads[2] += f":  RMSE {rmse:.4g} {units},  bias {bias:+.3g} {units}".replace("-", "−")
             rows = _score_rows(forecast, truth, persistence, rmse, bias)
@@ -257,8 +282,9 @@ def persistence_of(forecast: Field, truth: Series) -> Field | None:
 
 def build_compare(forecast: Field, truth: Field, view: View | BoxView, look: Look = _PLAIN, *, persistence: Field | None = None) -> ComparePage:
     """The page of forecast, truth and error; forecast and truth share their levels, the error's are symmetric about zero."""
-    scale = style.magnitude(forecast.palette, [forecast.values, truth.values])
-    page = ComparePage(view, forecast, scale, style.symmetric([forecast.minus(truth).values]), method=method_of(look.style), dpi=look.dpi)
+    method = method_of(look.style)
+    scale = style.magnitude(forecast.palette, seen([forecast, truth], view, method))
+    page = ComparePage(view, forecast, scale, style.symmetric(seen([forecast.minus(truth)], view, method)), method=method, dpi=look.dpi)
     page.show(forecast, truth, persistence)
     return page
 

@@ -15,7 +15,7 @@ from .boxes import BoxView
 from .canvas import MapPanel
 from .choices import Look, When
 from .fields import Field
-from .maps import method_of, source_text
+from .maps import method_of, seen, source_text
 from .series import Series, require_values
 from .style import say
 from .views import View, view_for
@@ -34,8 +34,8 @@ def build_stamps(mean: Field, spread: Field, members: list[Field], numbers: list
     large = min((page - 2 * edge - 1.0) / 2, 3.0 / view.aspect)
     height = 1.38 + large * view.aspect + 0.75 + rows * (tall + head) + 0.32
     figure = style.new_figure(page, height, look.dpi)
-    scale = style.magnitude(mean.palette, [m.values for m in members])
-    spread_scale = style.magnitude("spread", [spread.values])
+    scale = style.magnitude(mean.palette, seen(members, view, method))
+    spread_scale = style.magnitude("spread", seen([spread], view, method))
     top, left = 1.34, (page - 2 * large - 1.0) / 2
     for field, which, x in ((mean, scale, left), (spread, spread_scale, left + large + 1.0)):
         low = height - top - large * view.aspect

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from afno_forecast.cli import cli
+from afno_forecast.cli import cli, main
 from afno_forecast.data.build import BuildRecipe, run_recipe
 from afno_forecast.data.build_cluster import _part as work_on_a_part
 from afno_forecast.data.build_cluster import run_on_cluster
@@ -80,3 +80,23 @@ def test_a_period_keeps_a_part_of_the_record(tmp_path):
     assert [store.times.format(i) for i in range(len(store.times))] == ["2001-01-01T12", "2001-01-01T18", "2001-01-02T00"]
     with pytest.raises(ConfigError, match="holds no time"):
         run_recipe(recipe.model_copy(update={"period": "1990-01-01/1990-02-01"}), tmp_path / "t.zarr")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/data.zarr", "simplecache::file:///etc/passwd", "reference://x"])
+@pytest.mark.parametrize("words", [
+    "info {0}", "data inspect {0}", "data build {0} out.zarr", "data verify {0}", "data bench {0}",
+    "rollout {0} --data {1} --init last --lead-time 6h --out fc.nc", "rollout {2} --data {0} --init last --lead-time 6h --out fc.nc",
+    "rollout {2} --data {1} --init last --lead-time 6h --score-online s.nc --truth {0}", "evaluate {0} --truth {1} --out s.nc",
+    "evaluate {1} --truth {0} --out s.nc", "evaluate {1} --truth {1} --climatology {0} --out s.nc",
+    "evaluate {1} --truth {1} --against {0} --out s.nc",
+    "plot map {0} --variable t2m --out p.png", "plot compare {1} --truth {0} --variable t2m --out p.png", "plot scores {0} --out p.png",
+    "plot report {0} --out r.html", "config validate {0}", "train {0}", "convert {0} --out m --channels t2m --means {1} --stds {1}"])
+def test_every_command_that_takes_a_path_refuses_such_addresses(words, address, tiny_model, tiny_weather, tmp_path, monkeypatch, capfd):
+    """With its own words and an exit code of the user's, without a look at the network, and with nothing written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["afno-forecast", *words.format(address, tiny_weather, tiny_model).split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capfd.readouterr().err
+    assert ended.value.code in (2, 3, 4) and told and "Traceback" not in told, told
+    assert "root:" not in told and list(tmp_path.iterdir()) == []

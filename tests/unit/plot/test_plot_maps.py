@@ -69,6 +69,26 @@ def test_forecast_and_truth_share_limits_and_the_error_is_symmetric(forecast: xr
     assert f"RMSE {rmse:.4g} K" in _words(page.figure) and "bias" in _words(page.figure)
 
 
+@pytest.mark.parametrize(("projection", "region"), [(None, (150.0, -120.0, 20.0, 65.0)), ("orthographic", None)])
+def test_numbers_beside_a_part_of_the_globe_are_of_that_part(forecast: xr.Dataset, truth: xr.Dataset, projection: str | None,
+                                                              region: tuple[float, float, float, float] | None) -> None:
+    field = _field(forecast, "t2m")
+    there = truth_for(field, Series(truth, "t2m"))
+    view = view_for(field.grid, projection, region)
+    page = maps.build_compare(field, there, view)
+    latitude, longitude = field.grid.latitude[:, None], field.grid.longitude[None, :]
+    if region is not None:
+        inside = (latitude >= 20) & (latitude <= 65) & (longitude >= 150) & (longitude <= 240)
+    else:
+        inside = np.isfinite(view.project(*np.meshgrid(field.grid.longitude, field.grid.latitude))[0])
+        assert 0.4 < inside.mean() < 0.6
+    error, weights = (field.values - there.values)[inside], field.grid.cell_areas()[inside]
+    assert f"RMSE {np.sqrt(np.average(error**2, weights=weights)):.4g} K" in _words(page.figure)
+    greatest = page.panels[0].image.norm.boundaries[-1]
+    step = np.diff(page.panels[0].image.norm.boundaries)[-1]
+    assert greatest - step < max(np.nanmax(maps.seen([f], view, "smooth")[0]) for f in (field, there)), "colours fit what is seen"
+
+
 def test_a_perfect_forecast_has_no_error(truth: xr.Dataset) -> None:
     leads = np.array([0, 6], "timedelta64[h]").astype("timedelta64[ns]")
     perfect = truth.isel(time=[0, 1]).rename(time="prediction_timedelta").assign_coords(prediction_timedelta=leads)
