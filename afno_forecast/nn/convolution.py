@@ -55,6 +55,6 @@ class _Convolve(torch.autograd.Function):
         offsets = [row * columns + column for row in range(3) for column in range(3)]
         count = flat_x.shape[0] - offsets[-1]
         flat_gradient = nn.functional.pad(gradient_BHWO, (0, 0, 0, 2, 0, 2)).flatten(0, 2)[:count]
-        kernel_9CO = torch.stack([flat_x[offset : offset + count].T @ flat_gradient for offset in offsets])
-        kernel_OC33 = kernel_9CO.unflatten(0, (3, 3)).permute(3, 2, 0, 1).contiguous()
-        return x_gradient, kernel_OC33, gradient_BHWO.flatten(0, 2).sum(0)
+        kernel_9OC = torch.stack([flat_gradient.T @ flat_x[offset : offset + count] for offset in offsets])
+        kernel_X9 = kernel_9OC.flatten(1).T.contiguous()  # a matrix is transposed several times as fast as axes are permuted
+        return x_gradient, kernel_X9.view(weight_OC33.shape), gradient_BHWO.flatten(0, 2).sum(0)

@@ -205,7 +205,7 @@ class LegacyNetwork(nn.Module):
         expected = (self.in_channels, *self.config.grid)
         if tuple(x_BCHW.shape[1:]) != expected:
             raise ValueError(f"the legacy network reads (batch, {', '.join(map(str, expected))}), not {tuple(x_BCHW.shape)}")
-        tokens: Tensor = self.patch_embed(x_BCHW)
+        tokens: Tensor = self.patch_embed(x_BCHW).to(self.pos_embed.dtype)  # what blocks add to stays wide under autocast
         tokens = tokens.add_(self.pos_embed.view(1, *self.config.tokens, -1))
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():

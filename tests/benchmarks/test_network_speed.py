@@ -30,6 +30,14 @@ def test_the_reference_is_the_published_network(network: ModuleType) -> None:
     assert ((outputs[0] - outputs[1]).norm() / outputs[0].norm()).item() < 1e-5
 
 
+def test_half_precision_costs_legacy_no_more_than_the_published_way(network: ModuleType) -> None:
+    weights, state = network.setup("tiny")
+    networks = {name: network.make(name, "tiny", weights) for name in ("reference", "legacy")}
+    exact = network.forward_pass(networks["reference"], state, False)
+    errors = {name: (network.forward_pass(one, state, True) - exact).norm() / exact.norm() for name, one in networks.items()}
+    assert 0 < errors["legacy"] <= 1.1 * errors["reference"]
+
+
 def test_legacy_and_plain_are_not_slower_than_the_published_way(network: ModuleType) -> None:
     torch.set_num_threads(1)
     result = network.compare("tiny", ["reference", "legacy", "plain"], 15, train=True, autocast=False)
