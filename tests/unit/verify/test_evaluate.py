@@ -7,7 +7,7 @@ import json
 import logging
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,9 @@ from afno_forecast.verify.score_file import default_name, format_table, write_sc
 from afno_forecast.verify.scores import pick, relative_to_persistence
 from afno_forecast.verify.settings import References, ScoreSettings
 
+sys.path.insert(0, str(Path(__file__).parent))
+from in_memory import Clim, Record, walk
+
 SHARED = Path(__file__).parents[3].parent / "shared"
 CHANNELS = ChannelSet((Channel("2m_temperature", None, "K"), Channel("geopotential", 500, "m2 s-2"), Channel("temperature", 850, "K")))
 GRID = LatLonGrid(np.linspace(-75, 75, 6), np.arange(10) * 36.0)
@@ -33,42 +36,12 @@ HOUR = 3600
 START = 1_577_836_800  # 2020-01-01
 
 
-@dataclass
-class Truth:
-    """Analyses in memory."""
-
-    fields: np.ndarray
-    times: TimeAxis
-    channels: ChannelSet = CHANNELS
-    grid: LatLonGrid = field(default_factory=lambda: GRID)
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.fields[indices]
-
-    def index_of(self, seconds: np.ndarray) -> np.ndarray:
-        index = np.searchsorted(self.times.seconds, seconds)
-        assert (self.times.seconds[index] == seconds).all()
-        return index
+def truth(num: int = 9) -> Record:
+    return walk(num, CHANNELS, GRID, START, 6 * HOUR)
 
 
-@dataclass
-class Clim:
-    """A climatology of one state, none in the month of `blank_from`."""
-
-    state: np.ndarray
-    channels: ChannelSet = CHANNELS
-    blank_from: int = 1 << 60
-    grid: LatLonGrid = field(default_factory=lambda: GRID)
-    path: Path = Path("clim.zarr/climatology")
-
-    def at(self, seconds: np.ndarray, calendar: str) -> np.ndarray:
-        return np.stack([self.state if s < self.blank_from else np.full_like(self.state, np.nan) for s in seconds])
-
-
-def truth(num: int = 9) -> Truth:
-    rng = np.random.default_rng(1)
-    walk = 280 + rng.normal(0, 2, (num, len(CHANNELS), *GRID.shape)).cumsum(axis=0)
-    return Truth(walk.astype(np.float32), TimeAxis(START + 6 * HOUR * np.arange(num, dtype=np.int64)))
+def clim(state: np.ndarray, **change: object) -> Clim:
+    return Clim(**{"state": state, "channels": CHANNELS, "grid": GRID, **change})
 
 
 def write(path: Path, fields: np.ndarray, inits: np.ndarray, leads: np.ndarray, channels: ChannelSet = CHANNELS,
@@ -82,7 +55,7 @@ def write(path: Path, fields: np.ndarray, inits: np.ndarray, leads: np.ndarray, 
     return path
 
 
-def case(tmp_path: Path, name: str = "fc.zarr", error: float = 1.0) -> tuple[Path, Truth]:
+def case(tmp_path: Path, name: str = "fc.zarr", error: float = 1.0) -> tuple[Path, Record]:
     """Forecasts with a known error from the first 6 of 9 analyses, 4 leads: the last ones reach beyond the truth."""
     analyses = truth()
     inits, leads = analyses.times.seconds[:6:2], 6 * HOUR * np.arange(1, 5, dtype=np.int64) * 2
@@ -97,13 +70,13 @@ def case(tmp_path: Path, name: str = "fc.zarr", error: float = 1.0) -> tuple[Pat
 def test_a_climatology_of_another_grid_or_unit_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
     path, analyses = case(tmp_path)
     with pytest.raises(DataError, match=words) as caught:
-        evaluate(path, analyses, references=References(Clim(analyses.fields[0], **change)))
+        evaluate(path, analyses, references=References(clim(analyses.fields[0], **change)))
     assert caught.value.where == "clim.zarr/climatology"
 
 
 def test_scores_baselines_and_counts(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    climatology = Clim(analyses.fields.mean(axis=0))
+    climatology = clim(analyses.fields.mean(axis=0))
     scores = evaluate(path, analyses, references=References(climatology))
     assert scores["lead_time"].dtype == "timedelta64[ns]"
     assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 24, 36, 48]
@@ -140,13 +113,13 @@ def test_all_that_is_not_scored_is_said(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_the_forecasts_order_and_the_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, analyses = case(tmp_path)
-    whole = evaluate(path, analyses, references=References(Clim(analyses.fields[0])))
+    whole = evaluate(path, analyses, references=References(clim(analyses.fields[0])))
     fields = np.stack([open_forecast(path)["2m_temperature"].values, *(open_forecast(path)[v].sel(level=k).values
                                                                        for v, k in (("geopotential", 500), ("temperature", 850)))], axis=2)
     user = Orientation(GRID.latitude[::-1], GRID.longitude - 180, transposed=True)
     other = write(tmp_path / "user.nc", fields, analyses.times.seconds[:6:2], 12 * HOUR * np.arange(1, 5), orientation=user)
     monkeypatch.setattr("afno_forecast.verify.evaluate._BLOCK_BYTES", 1)
-    assert whole.identical(evaluate(other, analyses, references=References(Clim(analyses.fields[0]))))
+    assert whole.identical(evaluate(other, analyses, references=References(clim(analyses.fields[0]))))
 
 
 def test_leads_can_be_chosen(tmp_path: Path) -> None:
@@ -164,9 +137,9 @@ def test_another_grid_calendar_or_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the forecast is on 6x10"):
         evaluate(path, other)
     with pytest.raises(DataError, match="noleap"):
-        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds, "noleap")))
+        evaluate(path, replace(analyses, times=TimeAxis(analyses.times.seconds, "noleap")))
     with pytest.raises(DataError, match="no forecast was scored"):
-        evaluate(path, Truth(analyses.fields, TimeAxis(analyses.times.seconds + 3 * HOUR)))
+        evaluate(path, replace(analyses, times=TimeAxis(analyses.times.seconds + 3 * HOUR)))
     other = truth()
     other.channels = ChannelSet(tuple(Channel(f"x{i}", None, "1") for i in range(3)))
     with pytest.raises(DataError, match="no channel in common"):
@@ -185,7 +158,7 @@ def test_a_forecast_that_is_not_finite_is_an_error_with_its_lead(tmp_path: Path)
 
 def test_days_without_climatology(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    scores = evaluate(path, analyses, references=References(Clim(analyses.fields[0], blank_from=START + 37 * HOUR)))
+    scores = evaluate(path, analyses, references=References(clim(analyses.fields[0], blank_from=START + 37 * HOUR)))
     assert np.isnan(pick(scores, "z500", "rmse_climatology")).values.tolist() == [False, True, True, True]
     assert np.isnan(pick(scores, "z500", "acc")).values.tolist() == [False, True, True, True]
     assert np.isfinite(pick(scores, "z500", "rmse")).all()
@@ -195,7 +168,7 @@ def test_days_without_climatology(tmp_path: Path) -> None:
 
 def test_score_files(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    scores = evaluate(path, analyses, references=References(Clim(analyses.fields[0])),
+    scores = evaluate(path, analyses, references=References(clim(analyses.fields[0])),
                       settings=ScoreSettings(regions=("global", "tropics")))
     name = default_name("afno", "speedy", GRID, 2020)
     assert name == "afno_vs_speedy_10x6_2020.nc"
@@ -217,7 +190,7 @@ def test_score_files(tmp_path: Path) -> None:
 
 def test_the_table_says_where_the_model_loses(tmp_path: Path) -> None:
     path, analyses = case(tmp_path, error=100)
-    scores = evaluate(path, analyses, references=References(Clim(analyses.fields[0])))
+    scores = evaluate(path, analyses, references=References(clim(analyses.fields[0])))
     text = format_table(scores, ("z500", "u250", "t2m"), leads=[12 * HOUR, 48 * HOUR])
     lines = text.splitlines()
     assert [c.strip() for c in lines[1].split("|")] == ["lead", "model", "persistence", "climatology", "skill"]
@@ -238,7 +211,7 @@ def test_agrees_with_the_independent_scorer_on_simulated_weather(tmp_path: Path)
     channels = ChannelSet(tuple(Channel(*c) for c in names.values()))
     fields = np.stack([part[n].values for n in names], axis=1).astype(np.float32)
     grid = LatLonGrid(part["latitude"].values, part["longitude"].values)
-    analyses = Truth(fields, TimeAxis.from_xarray(part["time"]), channels, grid)
+    analyses = Record(fields, TimeAxis.from_xarray(part["time"]), channels, grid)
     inits, leads = analyses.times.seconds[:8:2], np.array([6, 24, 72], dtype=np.int64) * HOUR
     rng = np.random.default_rng(0)
     predicted = np.stack([[0.7 * fields[i] + 0.3 * fields[i + lead // (6 * HOUR)] + rng.normal(size=fields[0].shape) for lead in leads]
@@ -280,7 +253,7 @@ def test_another_forecast_is_scored_on_the_common_cases_alone(tmp_path: Path) ->
 def test_six_hourly_precipitation_is_scored_by_day(tmp_path: Path) -> None:
     channels = ChannelSet((Channel("total_precipitation_6hr", None, "m"),))
     rain = np.maximum(np.random.default_rng(3).normal(0, 3e-3, (60, 1, *GRID.shape)), 0).astype(np.float32)
-    analyses = Truth(rain, TimeAxis(START + 6 * HOUR * np.arange(60, dtype=np.int64)), channels)
+    analyses = Record(rain, TimeAxis(START + 6 * HOUR * np.arange(60, dtype=np.int64)), channels, GRID)
     leads = 6 * HOUR * np.arange(1, 7, dtype=np.int64)
     fields = np.stack([[rain[i + k] for k in range(1, 7)] for i in (0, 4, 8)])
     path = write(tmp_path / "rain.zarr", fields, analyses.times.seconds[[0, 4, 8]], leads, channels)
@@ -294,8 +267,8 @@ def test_six_hourly_precipitation_is_scored_by_day(tmp_path: Path) -> None:
 
 def test_the_two_gregorian_calendars_are_one_after_1582(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
-    mixed = Truth(np.concatenate([analyses.fields[:1], analyses.fields]),
-                  TimeAxis(np.concatenate([[-12_300_000_000], analyses.times.seconds]), "standard"))
+    mixed = replace(analyses, fields=np.concatenate([analyses.fields[:1], analyses.fields]),
+                    times=TimeAxis(np.concatenate([[-12_300_000_000], analyses.times.seconds]), "standard"))
     scores = evaluate(path, mixed)
     assert scores["num_inits"].values.tolist() == [3, 3, 2, 1]
     early = TimeAxis(np.asarray([-12_300_000_000], dtype=np.int64))

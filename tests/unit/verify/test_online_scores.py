@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ import xarray as xr
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid
-from afno_forecast.times import TimeAxis
 from afno_forecast.verify.evaluate import evaluate
 from afno_forecast.verify.online import OnlineScorer
 from afno_forecast.verify.settings import References, ScoreSettings
+
+sys.path.insert(0, str(Path(__file__).parent))
+from in_memory import Clim, Record, walk
 
 HOUR = 3600
 START = 1_577_836_800  # 2020-01-01
@@ -29,41 +31,12 @@ MEMBERS = 5
 SETTINGS = ScoreSettings(seed=7)
 
 
-@dataclass
-class Record:
-    """Analyses in memory, which count how often they are read."""
-
-    fields: np.ndarray
-    times: TimeAxis
-    channels: ChannelSet = CHANNELS
-    grid: LatLonGrid = field(default_factory=lambda: GRID)
-    reads: int = 0
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        self.reads += len(indices)
-        return self.fields[indices]
-
-    def index_of(self, seconds: np.ndarray) -> np.ndarray:
-        index = np.searchsorted(self.times.seconds, seconds)
-        assert (self.times.seconds[index] == seconds).all()
-        return index
-
-
-@dataclass
-class Clim:
-    state: np.ndarray
-    channels: ChannelSet = CHANNELS
-    grid: LatLonGrid = field(default_factory=lambda: GRID)
-    path: Path = Path("clim.zarr/climatology")
-
-    def at(self, seconds: np.ndarray, calendar: str) -> np.ndarray:
-        return np.stack([self.state for _ in seconds])
-
-
 def record(num: int = 7) -> Record:
-    rng = np.random.default_rng(1)
-    walk = 280 + rng.normal(0, 2, (num, len(CHANNELS), *GRID.shape)).cumsum(axis=0)
-    return Record(walk.astype(np.float32), TimeAxis(START + 12 * HOUR * np.arange(num, dtype=np.int64)))
+    return walk(num, CHANNELS, GRID, START, 12 * HOUR)
+
+
+def clim(truth: Record) -> Clim:
+    return Clim(truth.fields.mean(axis=0), CHANNELS, GRID)
 
 
 def forecasts(truth: Record, members: int = MEMBERS) -> np.ndarray:
@@ -99,7 +72,7 @@ def write(path: Path, fields: np.ndarray, *, speed: bool = True) -> Path:
 
 
 def scorer(truth: Record, members: int = MEMBERS) -> OnlineScorer:
-    return OnlineScorer(truth, CHANNELS, INITS, LEADS, num_members=members, references=References(Clim(truth.fields.mean(axis=0))), settings=SETTINGS)
+    return OnlineScorer(truth, CHANNELS, INITS, LEADS, num_members=members, references=References(clim(truth)), settings=SETTINGS)
 
 
 @pytest.mark.parametrize("members", [1, MEMBERS])
@@ -108,7 +81,7 @@ def test_online_equals_offline_to_the_last_digit(tmp_path: Path, members: int, s
     truth = record()
     fields = forecasts(truth, members)
     path = write(tmp_path / "fc.zarr", fields, speed=speed)
-    offline = evaluate(path, truth, references=References(Clim(truth.fields.mean(axis=0))), settings=SETTINGS)
+    offline = evaluate(path, truth, references=References(clim(truth)), settings=SETTINGS)
     online = scorer(truth, members)
     for k, lead in enumerate(LEADS.tolist()):
         online.update(INITS, lead, torch.from_numpy(fields[:, k] if members > 1 else fields[:, k, 0]))
