@@ -150,12 +150,12 @@ def _curve(item: xr.DataArray, variable: str, level: int | None, columns: dict[s
 
 
 def forecasts_text(scores: xr.Dataset) -> str:
-    """`60 forecasts`, `58 to 60 forecasts, by lead`, or nothing when the file does not say (variable `num_inits`)."""
+    """`60 forecasts`, `1 forecast`, `58 to 60 forecasts, by lead`, or nothing when the file does not say (variable `num_inits`)."""
     if "num_inits" not in scores.data_vars:
         return ""
     counts = np.atleast_1d(scores["num_inits"].values)
     low, high = int(counts.min()), int(counts.max())
-    return f"{high} forecasts" if low == high else f"{low} to {high} forecasts, by lead"
+    return f"{high} forecast{'s' * (high != 1)}" if low == high else f"{low} to {high} forecasts, by lead"
 
 
 def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None,
@@ -216,7 +216,7 @@ def _limits(axes: Axes, curve: Curve, metric: str, better: str) -> None:
         axes.axhline(1, color=FAINT, linewidth=0.9, zorder=2)
         axes.set_ylim(min(0.0, least), max(most, 1.0) * 1.08)
     else:
-        axes.set_ylim(min(0.0, least * 1.08), None)
+        axes.set_ylim(min(0.0, least * 1.08), max(axes.get_ylim()[1], most * 1.04))
 
 
 def plot_scores(scores: xr.Dataset, out: Path, *, metric: str = "rmse", variables: Sequence[str] | None = None, region: str | None = None,
