@@ -217,6 +217,8 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     validator = Validator(store, forecaster, experiment.validation, start=validation[0], end=validation[1])
     for name in validator.unscored:
         echo(f"note: channel {name} does not change over the validation period; it does not count in the validation score")
+    if validator.without_climatology:
+        echo(f"note: {validator.without_climatology}; validations compare with persistence alone")
     config_text = dump_config(given)
     if mesh.first:
         (folder / "config.yaml").write_text(config_text)
@@ -386,7 +388,8 @@ def _inert(text: object) -> str:
 def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInputs, score: float, table: xr.Dataset) -> str:
     """Markdown that says what the model is, what it was trained on, and how it scored."""
     hours = [int(v / np.timedelta64(1, "h")) for v in table["lead_time"].values]
-    rows = [f"| {_inert(name)} | " + " | ".join(f"{float(v):.3f}" for v in item.values) + " |" for name, item in table.data_vars.items()]
+    rows = [f"| {_inert(name)} | " + " | ".join(" / ".join(f"{v:.3f}" for v in lead) for lead in item.transpose("lead_time", "rival").values) + " |"
+            for name, item in table.data_vars.items()]
     about = [f"- {key}: {_inert(inputs.attrs[key])}" for key in ("title", "institution", "source", "license") if key in inputs.attrs]
     data = experiment.data
     return "\n".join([
@@ -397,6 +400,7 @@ def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInpu
         f"- trained on {data.train.start} to {data.train.end}; chosen on {data.validation.start} to {data.validation.end}",
         f"- channels: {', '.join(_inert(f'{c.short} [{c.units}]') for c in inputs.channels)}",
         f"- other inputs: {', '.join([*experiment.model.static, *experiment.model.forcings]) or 'none'}", "",
-        "## Validation", f"RMSE divided by the RMSE of persistence (below 1 is better), mean {score:.4f}, by lead time:", "",
+        "## Validation", f"RMSE divided by the RMSE of {' / of '.join(table['rival'].values)} (below 1 is better), by lead time; "
+        f"mean over persistence {score:.4f}:", "",
         "| channel | " + " | ".join(f"{h} h" for h in hours) + " |", "|" + "---|" * (len(hours) + 1), *rows, "",
         "## Use", "`afno-forecast rollout THIS_FOLDER --data STORE --init last --lead-time 10d --out forecast.zarr`", ""])

@@ -113,6 +113,9 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
                     delivery=Layout().delivery(forecaster, cache_bytes=config.cache_megabytes << 20))
     validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
 
+    if validator.without_climatology:
+        echo(f"note: {validator.without_climatology}; validations compare with persistence alone")
+
     def keep(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
         model_folder.save_diagnostic(Path(experiment.forecaster), folder / "model", diagnostic=diagnostic, weights=weights,
                                      card=_card(experiment, diagnostic, forecaster, score, table))
@@ -166,10 +169,12 @@ def _check_leads(experiment: DiagnosticExperiment, forecaster: Forecaster) -> No
 
 
 def _card(experiment: DiagnosticExperiment, diagnostic: Diagnostic, forecaster: Forecaster, score: float, table: xr.Dataset) -> str:
-    rows = [f"- {name}: " + ", ".join(f"{format_duration(int(lead / 1e9))} {float(v):.3f}" for lead, v in
-                                       zip(table["lead_time"].values.astype("timedelta64[ns]").astype(int), item.values, strict=True))
+    leads = [format_duration(int(lead)) for lead in table["lead_time"].values / np.timedelta64(1, "s")]
+    rows = [f"- {name}: " + ", ".join(f"{lead} {' / '.join(f'{v:.3f}' for v in of_lead)}"
+                                       for lead, of_lead in zip(leads, item.transpose("lead_time", "rival").values, strict=True))
             for name, item in table.data_vars.items()]
     return "\n".join(["", f"## Diagnostic network {experiment.name}", f"- tells {diagnostic.describe()}",
                       f"- trained on {experiment.data.train.start} to {experiment.data.train.end}; chosen on {experiment.data.validation.start} to "
                       f"{experiment.data.validation.end}",
-                      f"- RMSE divided by the RMSE of persistence, mean {score:.4f}, by lead time:", *rows, ""])
+                      f"- RMSE divided by the RMSE of {' / of '.join(table['rival'].values)}, by lead time; "
+                      f"mean over persistence {score:.4f}:", *rows, ""])

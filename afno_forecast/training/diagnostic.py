@@ -34,7 +34,7 @@ from .config import TrainingConfig
 from .log import RunLog
 from .optimizers import Optimizers, WeightAverage
 from .schedule import stage_at
-from .validation import KeepModel, ValidationConfig, is_best, validations_due
+from .validation import KeepModel, ValidationConfig, climatology_of, is_best, mean_over, validations_due
 
 
 class DiagnosticLossConfig(Strict):
@@ -103,7 +103,9 @@ class DiagnosticLoss:
 
 
 class DiagnosticValidator:
-    """RMSE of forecast amounts over that of persistence of the amounts, at each day or step of forecasts over the validation period.
+    """RMSE of forecast amounts over that of persistence and of climatology, at each day or step of forecasts over the validation period.
+
+    `without_climatology` says why there is no climatology to compare with; it is empty when there is one.
 
     Args:
         store: with all channels.
@@ -124,17 +126,20 @@ class DiagnosticValidator:
         self._index = store.channel_index(ChannelSet((*forecaster.channels.channels, *diagnostic.outputs.channels)))
         every = max(1, 86400 // step) if lead >= 86400 else 1
         self._scored = [k for k in range(1, self._num_steps + 1) if k % every == 0]
+        inits = store.times.seconds[self._windows[:, forecaster.history - 1]]
+        self._climatology, self.without_climatology = climatology_of(store, inits, [k * step for k in self._scored])
 
     def _read(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(np.stack([self._store.read(int(row), self._index) for row in rows]))
 
     @torch.no_grad()
     def __call__(self) -> tuple[float, xr.Dataset]:
-        """(mean over outputs and leads, the ratio for each output and lead)."""
+        """(mean over persistence of outputs and leads, the ratio to each `rival` for each output and `lead_time`)."""
         forecaster, number, history = self._forecaster, len(self._forecaster.channels), self._forecaster.history
         device, area = forecaster.area_weights_HW.device, forecaster.area_weights_HW.double()
         self._diagnostic.eval()
-        sums: dict[int, Tensor] = {k: torch.zeros(2, len(self._diagnostic.outputs), dtype=torch.float64, device=device) for k in self._scored}
+        rivals = ["persistence", "climatology"] if self._climatology else ["persistence"]
+        sums = {k: torch.zeros(1 + len(rivals), len(self._diagnostic.outputs), dtype=torch.float64, device=device) for k in self._scored}
         for first in range(0, len(self._windows), self.config.batch_size):
             windows = self._windows[first:first + self.config.batch_size]
             past = torch.stack([self._read(w[:history]) for w in windows]).to(device)
@@ -142,13 +147,21 @@ class DiagnosticValidator:
             for state in rollout(forecaster, past[:, :, :number], inits, self._num_steps):
                 if state.step in sums:
                     truth = self._read(windows[:, history - 1 + state.step])[:, number:].to(device)
-                    found = tell(forecaster, self._diagnostic, state)
-                    errors = torch.stack([found - truth, past[:, -1, number:] - truth]).double()
-                    sums[state.step] += (errors.square() * area).sum((-2, -1)).sum(1)
-        ratio = torch.stack([(s[0] / s[1].clamp_min(torch.finfo(torch.float64).tiny)).sqrt() for s in sums.values()]).cpu().numpy()
+                    answers = [tell(forecaster, self._diagnostic, state), past[:, -1, number:], *self._expected(state.valid_seconds, device)]
+                    sums[state.step] += ((torch.stack(answers) - truth).double().square() * area).sum((-2, -1)).sum(1)
+        tiny = torch.finfo(torch.float64).tiny
+        ratio = torch.stack([(s[:1] / s[1:].clamp_min(tiny)).sqrt() for s in sums.values()], 1).cpu().numpy()
         leads = (np.asarray(self._scored) * forecaster.time_step).astype("timedelta64[s]").astype("timedelta64[ns]")
-        table = xr.Dataset({name: ("lead_time", ratio[:, o]) for o, name in enumerate(self._diagnostic.outputs.shorts)}, coords={"lead_time": leads})
-        return float(ratio.mean()), table
+        table = xr.Dataset({name: (("rival", "lead_time"), ratio[..., o]) for o, name in enumerate(self._diagnostic.outputs.shorts)},
+                           coords={"rival": rivals, "lead_time": leads})
+        return mean_over(table, "persistence"), table
+
+    def _expected(self, seconds: np.ndarray, device: torch.device) -> list[Tensor]:
+        """The climatology's amounts at valid times, where there is one."""
+        if self._climatology is None:
+            return []
+        index = self._index[len(self._forecaster.channels):]
+        return [torch.from_numpy(self._climatology.at(seconds, self._forecaster.calendar)[:, index]).to(device)]
 
 
 def tell(forecaster: Forecaster, diagnostic: Diagnostic, state: State) -> Tensor:

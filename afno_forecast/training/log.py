@@ -1,4 +1,5 @@
-"""What a training tells: `events.jsonl` (one line an event), `metrics.csv` (one line an update), and progress on the terminal."""
+"""What a training tells: `events.jsonl` (one line an event), `metrics.csv` (one line an update), `validation.csv` (one line a channel and lead
+time of a validation), and progress on the terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +9,32 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
 
 COLUMNS = ("train_step", "rollout", "loss", "gradient_norm", "learning_rate")
+SCORE_COLUMNS = ("train_step", "channel", "lead_hours", "rmse_over_persistence", "rmse_over_climatology")
 _PLAIN_SECONDS = 15.0
+_CHANNELS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A channel's score at a lead time of a validation.
+
+    Args:
+        channel: short name.
+        lead_hours: lead time.
+        over: RMSE divided by that of a rival, by the rival's name.
+    """
+
+    channel: str
+    lead_hours: float
+    over: Mapping[str, float]
 
 
 class RunLog:
@@ -30,25 +49,14 @@ class RunLog:
 
     def __init__(self, folder: Path, *, train_step: int, echo: Callable[[str], None], writes: bool = True) -> None:
         self.echo = echo
-        self._metrics_path = folder / "metrics.csv" if writes else Path(os.devnull)
-        if writes:
-            kept = self._kept_lines(train_step)
-            temporary = self._metrics_path.with_suffix(".csv.partial")
-            temporary.write_text("".join(kept))
-            temporary.replace(self._metrics_path)
-        self._metrics = self._metrics_path.open("a", newline="")
-        self._events = (folder / "events.jsonl" if writes else Path(os.devnull)).open("a")
+        nowhere = Path(os.devnull)
+        self._metrics = (_continued(folder / "metrics.csv", COLUMNS, train_step) if writes else nowhere).open("a", newline="")
+        self._scores = (_continued(folder / "validation.csv", SCORE_COLUMNS, train_step) if writes else nowhere).open("a", newline="")
+        self._events = (folder / "events.jsonl" if writes else nowhere).open("a")
         self._writer = csv.writer(self._metrics, lineterminator="\n")
         bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
         self._bar = tqdm(total=100, unit="%", bar_format=bar_format) if writes and sys.stderr.isatty() else None
         self._last_plain = time.monotonic()
-
-    def _kept_lines(self, train_step: int) -> list[str]:
-        header = ",".join(COLUMNS) + "\n"
-        if not self._metrics_path.exists():
-            return [header]
-        lines = self._metrics_path.read_text().splitlines(keepends=True)[1:]
-        return [header, *(line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= train_step)]
 
     def update(self, train_step: int, rollout: int, loss: float, gradient_norm: float, learning_rate: float) -> None:
         """One line of `metrics.csv`, digits enough to compare runs bit by bit."""
@@ -59,6 +67,24 @@ class RunLog:
         line = {"event": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **values}
         self._events.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         self._events.flush()
+
+    def validation(self, train_step: int, score: float, over_climatology: float, rows: Sequence[ScoreRow], *, best: bool) -> None:
+        """A validation: an event, a line of `validation.csv` for each row, and two lines for a person."""
+        by_channel: dict[str, dict[str, list[float]]] = {}
+        for row in rows:
+            of_channel = by_channel.setdefault(row.channel, {rival: [] for rival in row.over})
+            for rival, value in row.over.items():
+                of_channel[rival].append(round(value, 4))
+        self.event("validation", train_step=train_step, rmse_over_persistence=score, rmse_over_climatology=over_climatology, best=best,
+                   lead_hours=list(dict.fromkeys(row.lead_hours for row in rows)), channels=by_channel)
+        csv.writer(self._scores, lineterminator="\n").writerows(
+            (train_step, row.channel, f"{row.lead_hours:g}", *(repr(row.over[r]) if r in row.over else "" for r in ("persistence", "climatology")))
+            for row in rows)
+        self._scores.flush()
+        compared = "" if math.isnan(over_climatology) else f", / climatology {over_climatology:.4f}"
+        self.say(f"validation at train step {train_step}: RMSE / persistence {score:.4f}{compared}{'  (best)' if best else ''}")
+        if rows:
+            self.say(_by_channel(rows))
 
     def progress(self, spent: float, text: str, seconds_left: float) -> None:
         """Show how far the training is: a bar on a terminal, now and then a plain line elsewhere."""
@@ -84,9 +110,28 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._metrics.close()
+        self._scores.close()
         self._events.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def _continued(path: Path, columns: Sequence[str], train_step: int) -> Path:
+    """A file of comma-separated lines that begin with a train step, its heading written, without the lines of later steps."""
+    lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
+    temporary = path.with_suffix(".csv.partial")
+    temporary.write_text("".join([",".join(columns) + "\n", *(x for x in lines if x.endswith("\n") and int(x.split(",")[0]) <= train_step)]))
+    return temporary.replace(path)
+
+
+def _by_channel(rows: Sequence[ScoreRow]) -> str:
+    """The first channels' scores at the longest lead time."""
+    longest = max(row.lead_hours for row in rows)
+    last = [row for row in rows if row.lead_hours == longest]
+    shown = [" / ".join([f"{row.channel} {row.over['persistence']:.3f}", *(f"{v:.3f}" for r, v in row.over.items() if r != "persistence")])
+             for row in last[:_CHANNELS_SHOWN]]
+    more = f", {len(last) - _CHANNELS_SHOWN} more in validation.csv" if len(last) > _CHANNELS_SHOWN else ""
+    return f"  at {longest:g} h: {', '.join(shown)}{more}"
 
 
 def _finite(value: object) -> object:

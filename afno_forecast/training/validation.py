@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..config import Strict
+from ..data.climatology import Climatology
 from ..data.direct import DirectStore
 from ..data.samples import find_windows
 from ..data.store import Store
@@ -25,7 +26,7 @@ from ..times import format_duration, parse_duration
 from ..verify.scores import Scorer, pick
 from .checkpoint import Progress
 from .config import TrainingConfig
-from .log import RunLog
+from .log import RunLog, ScoreRow
 from .parallel import Layout
 
 _DAY = 86400
@@ -50,11 +51,12 @@ class ValidationConfig(Strict):
 
 
 class Validator:
-    """Scores a forecaster against the analyses of the validation period and against persistence.
+    """Scores a forecaster against the analyses of the validation period, beside persistence and climatology.
 
     The score of a model is the mean over channels and scored leads of RMSE divided by the RMSE of persistence (exact cell areas):
     below 1 is better than persistence. Leads are the whole days, or every step when the lead time is under a day. Channels that do not
     change over the validation period cannot be compared with persistence; they are named in `unscored` and left out of the mean.
+    `without_climatology` says why there is no climatology to compare with; it is empty when there is one.
     """
 
     def __init__(self, store: Store | DirectStore, forecaster: Forecaster, config: ValidationConfig, *, start: int, end: int) -> None:
@@ -76,8 +78,9 @@ class Validator:
         self.init_seconds = store.times.seconds[self._windows[:, self._history - 1]]
         every = max(1, _DAY // step) if lead >= _DAY else 1
         self._scored = {k for k in range(1, self._num_steps + 1) if k % every == 0}
-        self._persistence = self._score_persistence(forecaster)
-        self.unscored = tuple(name for name, item in self._by_channel(self._persistence).items() if not bool((item > 0).all()))
+        self._climatology, self.without_climatology = climatology_of(store, self.init_seconds, [k * step for k in self._scored])
+        self._rivals = self._score_rivals(forecaster)
+        self.unscored = tuple(name for name, item in self._rivals["persistence"].items() if not bool((item > 0).all()))
         if len(self.unscored) == len(self._channels):
             raise DataError("no channel changes over the validation period: there is nothing to choose a model by",
                             fix="choose another validation period or other channels")
@@ -85,17 +88,23 @@ class Validator:
     def _states(self, rows: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(np.stack([self._store.read(int(i), self._index_C) for i in rows]))
 
-    def _score_persistence(self, forecaster: Forecaster) -> xr.Dataset:
-        scorer = Scorer(self._channels, forecaster.grid, regions=("global",), calendar=forecaster.calendar)
+    def _score_rivals(self, forecaster: Forecaster) -> dict[str, dict[str, xr.DataArray]]:
+        """By rival and channel, RMSE against lead time."""
+        names = ("persistence", "climatology") if self._climatology else ("persistence",)
+        scorers = {name: Scorer(self._channels, forecaster.grid, regions=("global",), calendar=forecaster.calendar, missing_ok=True)
+                   for name in names}
         for step in sorted(self._scored):
             for window, init in zip(self._windows, self.init_seconds, strict=True):
                 initial, truth = self._states(window[[self._history - 1, self._history - 1 + step]])
-                scorer.update(np.asarray([init]), step * forecaster.time_step, initial[None], truth[None], None)
-        return scorer.finalize()
+                scorers["persistence"].update(np.asarray([init]), step * forecaster.time_step, initial[None], truth[None], None)
+                if self._climatology:
+                    expected = self._climatology.at(init + step * forecaster.time_step, forecaster.calendar)[:, self._index_C]
+                    scorers["climatology"].update(np.asarray([init]), step * forecaster.time_step, expected, truth[None], None)
+        return {name: self._by_channel(scorer.finalize()) for name, scorer in scorers.items()}
 
     @torch.no_grad()
     def __call__(self, forecaster: Forecaster, layout: Layout) -> tuple[float, xr.Dataset]:
-        """(mean RMSE over persistence RMSE, the scores with metric `rmse_over_persistence` for each channel and lead); on all processes.
+        """(mean RMSE over that of persistence, RMSE over that of each `rival` by channel and `lead_time`); on all processes.
 
         Raises DivergenceError when a rollout is not finite.
         """
@@ -117,9 +126,11 @@ class Validator:
         return self._relative(scorer.finalize())
 
     def _relative(self, scores: xr.Dataset) -> tuple[float, xr.Dataset]:
-        persistence = self._by_channel(self._persistence)
-        table = xr.Dataset({name: item / persistence[name] for name, item in self._by_channel(scores).items() if name not in self.unscored})
-        return float(np.mean([item.mean() for item in table.data_vars.values()])), table
+        own = {name: item for name, item in self._by_channel(scores).items() if name not in self.unscored}
+        rivals = xr.Variable("rival", list(self._rivals))
+        table = xr.Dataset({name: xr.concat([item / rival[name].where(rival[name] > 0) for rival in self._rivals.values()], rivals)
+                            for name, item in own.items()})
+        return mean_over(table, "persistence"), table
 
     def _by_channel(self, scores: xr.Dataset) -> dict[str, xr.DataArray]:
         """Global RMSE of each channel against lead time."""
@@ -132,14 +143,39 @@ def validations_due(progress: Progress, config: TrainingConfig, validation: Vali
     return int(min(1.0, progress.spent(config.budget)) * validation.count + 1e-9)
 
 
+def climatology_of(store: Store | DirectStore, init_seconds: NDArray[np.int64], leads: Sequence[int]) -> tuple[Climatology | None, str]:
+    """The store's climatology if it holds the hours of all valid times, and otherwise why there is none to compare with."""
+    climatology = store.climatology()
+    if climatology is None:
+        return None, "the store has no climatology"
+    hours = {int(init + lead) % _DAY / 3600 for init in init_seconds for lead in leads}
+    absent = sorted(hours - set(climatology.hours.tolist()))
+    if absent:
+        return None, f"the store's climatology lacks the hours {', '.join(f'{hour:g}' for hour in absent)} UTC"
+    return climatology, ""
+
+
+def mean_over(table: xr.Dataset, rival: str) -> float:
+    """Mean over channels and leads of RMSE over that of a rival; NaN where it was not compared with."""
+    if "rival" not in table.coords or rival not in table["rival"].values:
+        return float("nan")
+    return float(np.mean([item.sel(rival=rival).mean(skipna=False) for item in table.data_vars.values()]))
+
+
 def is_best(score: float, table: xr.Dataset, progress: Progress, config: TrainingConfig, log: RunLog) -> bool:
     """Log a validation and count it in the progress; whether its score is the best so far."""
     better = score < progress.best_score
     if config.optimizer.schedule == "plateau":
         progress.judge(better, config.optimizer.patience)
-    log.event("validation", train_step=progress.train_step, rmse_over_persistence=score, best=better,
-              channels={str(name): [round(float(v), 4) for v in item.values] for name, item in table.data_vars.items()})
-    log.say(f"validation at train step {progress.train_step}: RMSE / persistence {score:.4f}{'  (best)' if better else ''}")
+    log.validation(progress.train_step, score, mean_over(table, "climatology"), _rows(table), best=better)
     if better:
         progress.best_score = score
     return better
+
+
+def _rows(table: xr.Dataset) -> list[ScoreRow]:
+    """A row for each channel and lead time."""
+    rivals = [str(rival) for rival in table["rival"].values] if "rival" in table.coords else []
+    hours = table["lead_time"].values / np.timedelta64(1, "h") if rivals else ()
+    return [ScoreRow(str(name), float(hour), {rival: float(item.sel(rival=rival).values[i]) for rival in rivals})
+            for name, item in table.data_vars.items() for i, hour in enumerate(hours)]
