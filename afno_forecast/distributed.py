@@ -348,6 +348,14 @@ def own_share(tensor: Tensor) -> Tensor:
     return tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def share_of(tensor: Tensor) -> tuple[Tensor, int | None]:
+    """What this process holds of a tensor, and the row of the whole at which it begins; None where nothing is divided."""
+    if not _is_sharded(tensor):
+        return tensor, None
+    mesh, rows = tensor.device_mesh, len(tensor)  # type: ignore[attr-defined]
+    return own_share(tensor), min(rows, mesh.get_local_rank() * -(-rows // mesh.size()))  # as torch divides: all but the last alike
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered on every process (all must call it); any other tensor itself."""
     return tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]

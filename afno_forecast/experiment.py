@@ -329,7 +329,7 @@ def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool)
 def _decisive(experiment: Experiment) -> dict[str, Any]:
     """What decides the numbers of a training, which must not change over a resume."""
     values = experiment.model_dump(exclude={"output", "name"})
-    for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes"):
+    for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints"):
         del values["training"][name]
     return values
 

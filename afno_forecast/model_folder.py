@@ -48,24 +48,46 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def fsync_file(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Flush the files of a folder, not of folders in it, and the folder itself to disk."""
     for path in [*(p for p in folder.iterdir() if p.is_file()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_file(path)
 
 
 def write_manifest(folder: Path, names: tuple[str, ...]) -> None:
     """Write `manifest.json` with the size and sha256 of the named files."""
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "version": __version__, "files": files}, indent=1, sort_keys=True) + "\n")
+    seal_manifest(folder, {name: ((folder / name).stat().st_size, sha256(folder / name)) for name in names})
 
 
-def check_manifest(folder: Path, names: tuple[str, ...]) -> None:
-    """Refuse a folder whose files are missing, altered, links, or lie outside it. Raises CheckpointError naming file and hashes."""
+def seal_manifest(folder: Path, files: Mapping[str, tuple[int, str]], *, form: int = FORMAT) -> None:
+    """Write `manifest.json` with sizes and digests that are known, by the files' names."""
+    entries = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+    (folder / MANIFEST).write_text(json.dumps({"format": form, "version": __version__, "files": entries}, indent=1, sort_keys=True) + "\n")
+
+
+def check_manifest(folder: Path, names: tuple[str, ...], *, newest: int = FORMAT) -> tuple[str, ...]:
+    """Refuse a folder whose files are missing, altered, links, or lie outside it.
+
+    Args:
+        folder: with `manifest.json`.
+        names: of files that must be there, beside all that the manifest lists.
+        newest: format that is still read.
+
+    Returns:
+        the names that the manifest lists.
+
+    Raises:
+        CheckpointError: names file and hashes.
+    """
     manifest_path = folder / MANIFEST
     if not folder.is_dir() or not manifest_path.is_file() or manifest_path.is_symlink():
         raise CheckpointError("this is not a complete model or checkpoint folder", where=f"{folder}: no {MANIFEST}",
@@ -76,8 +98,8 @@ def check_manifest(folder: Path, names: tuple[str, ...]) -> None:
         form = int(manifest["format"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("the manifest cannot be read", where=str(manifest_path), fix="copy the folder again from where it was made") from error
-    if form > FORMAT:
-        raise CheckpointError(f"written in format {form}, this version reads up to {FORMAT}", where=str(folder),
+    if form > newest:
+        raise CheckpointError(f"written in format {form}, this version reads up to {newest}", where=str(folder),
                               fix=f"update afno-forecast (written by version {manifest.get('version')})")
     strange = sorted(name for name in listed if name != Path(name).name or name in {"", ".", ".."})
     if strange:
@@ -92,6 +114,7 @@ def check_manifest(folder: Path, names: tuple[str, ...]) -> None:
         if found != listed[name]:
             raise CheckpointError(f"{name} was altered or damaged: sha256 is {found[:12]}..., the manifest says {listed[name][:12]}...",
                                   where=str(path), fix="copy the folder again from where it was made, or train again")
+    return tuple(listed)
 
 
 def _statistics_dataset(inputs: ModelInputs) -> xr.Dataset:

@@ -1,26 +1,32 @@
 """Checkpoints that survive anything: written under a temporary name, hashed, flushed, renamed; no pickle.
 
-`checkpoints/step-N/` holds `state.safetensors`, `state.json` and `manifest.json`; `checkpoints/latest` names the newest and is
-moved last. Older ones are removed only afterwards.
+`checkpoints/step-N/` holds the tensors, `state.json` and `manifest.json`; `checkpoints/latest` names the newest and is moved last. Older
+ones are removed only afterwards. The tensors are in `state.safetensors`, or, of a training by several processes, in a part of each of them,
+`state-2-of-4.safetensors`: every tensor is whole in one part or, where the processes divide it, in rows of the same name in several; the
+part's header says under `rows` where they begin and how many the whole has. So every layout, and one process alone, reads every checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, ResourceError
-from ..model_folder import check_manifest, fsync_folder, write_manifest
+from ..model_folder import check_manifest, fsync_file, fsync_folder, seal_manifest, sha256
 from .schedule import Budget
 
 TENSORS, PROGRESS, LATEST = "state.safetensors", "state.json", "latest"
+FORMAT = 2
+"""Of checkpoints in parts; whole ones are of format 1, which earlier versions read too."""
 _KEEP = 2
 _YOUNGER = ("num_processes", "reductions", "without_best")  # absent from checkpoints of earlier versions
 
@@ -72,43 +78,114 @@ class Progress:
         return budget.spent(self.train_step, self.seconds, self.core_seconds)
 
 
-def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:
-    """Save the whole state of a training. Raises ResourceError with the bytes needed and free when the disk is too small."""
+@dataclass(frozen=True)
+class Part:
+    """The file of one process.
+
+    Args:
+        name: of the file.
+        bytes: its size.
+        sha256: its digest.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def is_saved(folder: Path, train_step: int) -> bool:
+    """Whether the checkpoint of this step is there and sound; the same step of the same run is the same state."""
+    path = folder / f"step-{train_step}"
+    if not path.exists():
+        return False
+    try:
+        check_manifest(path, (PROGRESS,), newest=FORMAT)
+    except CheckpointError:
+        return False
+    return True
+
+
+def prepare(folder: Path, train_step: int, size: int) -> None:
+    """Make room for a checkpoint. Raises ResourceError with the bytes needed and free when the disk is too small.
+
+    Args:
+        folder: of all checkpoints; what was left unfinished in it is removed.
+        train_step: of the checkpoint.
+        size: bytes of all its tensors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(t.numel() * t.element_size() for t in tensors.values()) + (1 << 20)
-    free = shutil.disk_usage(folder).free
+    for unfinished in folder.glob("step-*.partial"):
+        shutil.rmtree(unfinished)
+    needed, free = size + (1 << 20), shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder),
                             fix="free some space; the last checkpoint is intact")
-    target = folder / f"step-{progress.train_step}"
-    if target.exists() and _is_sound(target):
-        return target  # the same step of the same run is the same state
-    temporary = folder / f"{target.name}.partial"
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary / TENSORS))
-    (temporary / PROGRESS).write_text(json.dumps(asdict(progress), indent=1) + "\n")
-    write_manifest(temporary, (TENSORS, PROGRESS))
-    fsync_folder(temporary)
-    if target.exists():
-        shutil.rmtree(target)  # damaged
-    temporary.rename(target)
-    marker = folder / f"{LATEST}.partial"
-    marker.write_text(target.name + "\n")
-    marker.replace(folder / LATEST)
-    fsync_folder(folder)
+    _partial(folder, train_step).mkdir()
+
+
+def write_part(folder: Path, train_step: int, place: tuple[int, int], tensors: Mapping[str, Tensor], rows: Mapping[str, tuple[int, int]]) -> Part:
+    """Write the tensors of one process, flushed to the disk; hashed meanwhile.
+
+    Args:
+        folder, train_step: as given to `prepare`, which comes first.
+        place: number of the process, number of processes.
+        tensors: on the CPU, contiguous.
+        rows: of those that are divided, the first row held here and the number of rows of the whole.
+
+    Raises:
+        ResourceError: it cannot be written, as on a full disk.
+    """
+    path = _partial(folder, train_step) / (TENSORS if place[1] == 1 else f"state-{place[0] + 1}-of-{place[1]}.safetensors")
+    try:
+        save_file(dict(tensors), str(path), metadata={"rows": json.dumps(rows)})
+        with ThreadPoolExecutor(1) as pool:
+            flushed = pool.submit(fsync_file, path)
+            digest = sha256(path)
+            flushed.result()
+        return Part(path.name, path.stat().st_size, digest)
+    except (OSError, SafetensorError) as error:
+        raise _not_written(path, error) from error
+
+
+def seal(folder: Path, progress: Progress, parts: Sequence[Part]) -> Path:
+    """Make a checkpoint of the parts that all processes have written; one process does it.
+
+    Raises:
+        ResourceError: a part is not there, because the processes do not share the folder, or the disk is full.
+    """
+    temporary, target = _partial(folder, progress.train_step), folder / f"step-{progress.train_step}"
+    for part in parts:
+        if not (temporary / part.name).is_file() or (temporary / part.name).stat().st_size != part.bytes:
+            raise ResourceError(f"{part.name}, which another process has written, is not there", where=str(temporary),
+                                fix="put the run folder on a file system that all processes share: output=PATH")
+    try:
+        (temporary / PROGRESS).write_text(json.dumps(asdict(progress), indent=1) + "\n")
+        files = {part.name: (part.bytes, part.sha256) for part in parts}
+        files[PROGRESS] = ((temporary / PROGRESS).stat().st_size, sha256(temporary / PROGRESS))
+        seal_manifest(temporary, files, form=1 if len(parts) == 1 else FORMAT)
+        fsync_folder(temporary)
+        if target.exists():
+            shutil.rmtree(target)  # damaged
+        temporary.rename(target)
+        marker = folder / f"{LATEST}.partial"
+        marker.write_text(target.name + "\n")
+        marker.replace(folder / LATEST)
+        fsync_folder(folder)
+    except OSError as error:
+        raise _not_written(temporary, error) from error
     for _, old in _numbered(folder)[_KEEP:]:
         shutil.rmtree(old)
     return target
 
 
-def _is_sound(path: Path) -> bool:
-    try:
-        check_manifest(path, (TENSORS, PROGRESS))
-    except CheckpointError:
-        return False
-    return True
+def _partial(folder: Path, train_step: int) -> Path:
+    return folder / f"step-{train_step}.partial"
+
+
+def _not_written(path: Path, error: OSError | SafetensorError) -> ResourceError:
+    free = shutil.disk_usage(path.parent).free
+    return ResourceError(f"a checkpoint could not be written: {error}; {free:,} bytes are free", where=str(path),
+                         fix="free some space, or choose another folder; the last checkpoint is intact, go on from it with --resume")
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
@@ -137,14 +214,39 @@ def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, di
 
 
 def _load(path: Path) -> tuple[Progress, dict[str, Tensor]]:
-    check_manifest(path, (TENSORS, PROGRESS))
+    names = [name for name in check_manifest(path, (PROGRESS,), newest=FORMAT) if name.endswith(".safetensors")]
+    wanted = [TENSORS] if len(names) == 1 else [f"state-{rank + 1}-of-{len(names)}.safetensors" for rank in range(len(names))]
+    if sorted(names) != sorted(wanted):
+        raise CheckpointError(f"the parts {', '.join(sorted(names)) or 'of the state'} are not all of a checkpoint", where=str(path),
+                              fix="an older checkpoint is tried next")
     try:
         values = json.loads((path / PROGRESS).read_text())
         progress = Progress(**{f.name: values[f.name] for f in fields(Progress) if f.name in values or f.name not in _YOUNGER})
-        tensors = load_file(str(path / TENSORS))
+        tensors = _joined([path / name for name in wanted])
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path), fix="an older checkpoint is tried next") from error
     return progress, tensors
+
+
+def _joined(parts: Sequence[Path]) -> dict[str, Tensor]:
+    """The whole tensors of all parts. Raises ValueError where rows are missing."""
+    tensors: dict[str, Tensor] = {}
+    divided: dict[str, list[tuple[int, int, Tensor]]] = {}
+    for path in parts:
+        with safe_open(str(path), "pt") as file:
+            rows = json.loads((file.metadata() or {}).get("rows", "{}"))
+            for name in file.keys():  # noqa: SIM118 (it has no other iterator)
+                if name in rows:
+                    divided.setdefault(name, []).append((*rows[name], file.get_tensor(name)))
+                else:
+                    tensors[name] = file.get_tensor(name)
+    for name, pieces in divided.items():
+        pieces.sort(key=lambda piece: piece[0])
+        ends = [first + len(tensor) for first, _, tensor in pieces]
+        if [first for first, _, _ in pieces] != [0, *ends[:-1]] or {total for _, total, _ in pieces} != {ends[-1]}:
+            raise ValueError(f"rows of {name} are missing")
+        tensors[name] = torch.cat([tensor for _, _, tensor in pieces])
+    return tensors
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

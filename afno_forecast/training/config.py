@@ -37,6 +37,8 @@ class TrainingConfig(Strict):
     """Compute precision of the network; auto measures which is faster here."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     """Minutes between checkpoints."""
+    asynchronous_checkpoints: bool = True
+    """Go on training while a checkpoint is written."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; all cores when absent."""
     cache_megabytes: int = Field(default=1024, ge=1)

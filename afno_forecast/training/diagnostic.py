@@ -29,10 +29,11 @@ from ..forecaster import Forecaster
 from ..losses import area_weighted_mse
 from ..signals import StopFlag
 from ..times import parse_duration
-from .checkpoint import Progress, load_newest, part_of, save_checkpoint
+from .checkpoint import Progress, load_newest, part_of
 from .config import TrainingConfig
 from .log import RunLog
 from .optimizers import Optimizers, WeightAverage
+from .saving import Checkpoints
 from .schedule import stage_at
 from .validation import KeepModel, ValidationConfig, climatology_of, is_best, mean_over, validations_due
 
@@ -189,7 +190,8 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
     progress = found[0] if found else Progress()
     if found:
         run.restore(found[1])
-    with StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo) as log, contextlib.ExitStack() as stack:
+    with (StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo) as log, contextlib.ExitStack() as stack,
+          Checkpoints(folder / "checkpoints", beside=config.asynchronous_checkpoints) as checkpoints):
         stage, batches, saved = -1, None, time.monotonic()
         while (spent := progress.spent(config.budget)) < 1:
             if stage != (stage := stage_at(config.stages, spent)):
@@ -210,13 +212,16 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
                 _validate(run, validator, progress, config, log, keep)
             if stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 log.flush()
-                save_checkpoint(folder / "checkpoints", progress, run.tensors())
+                checkpoints.save(progress, run.tensors())
                 saved = time.monotonic()
+            elif not checkpoints.writing:
+                checkpoints.complete()
             if stop.name:
+                checkpoints.complete()
                 raise Stopped(f"stopped by {stop.name} after train step {progress.train_step}; everything is saved", where=str(folder),
                               fix="run the same command with --resume to go on")
         log.flush()
-        save_checkpoint(folder / "checkpoints", progress, run.tensors())
+        checkpoints.save(progress, run.tensors())
     return progress
 
 

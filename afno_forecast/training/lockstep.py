@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..distributed import Axis
 from ..signals import STOP_SIGNALS, StopFlag
+from .saving import Checkpoints
 
 TIME_LIMIT = "the time limit"
 
@@ -21,6 +22,7 @@ class Beat:
         core_seconds: CPU seconds since then, of all processes.
         stop: the signal that any process received, or the time limit; None to go on.
         save: whether a checkpoint is due.
+        written: whether no process is writing one.
     """
 
     loss: float
@@ -28,6 +30,7 @@ class Beat:
     core_seconds: float
     stop: str | None
     save: bool
+    written: bool
 
 
 class Lockstep:
@@ -36,14 +39,15 @@ class Lockstep:
     Args:
         world: all processes.
         stop: this process' signals.
+        checkpoints: of the training; how long they take decides when it has to stop.
         save_seconds: between checkpoints.
         end: `time.monotonic()` at which everything must be saved; None for no limit.
     """
 
-    def __init__(self, world: Axis, stop: StopFlag, *, save_seconds: float, end: float | None) -> None:
-        self._world, self._stop, self._save_seconds, self._end = world, stop, save_seconds, end
+    def __init__(self, world: Axis, stop: StopFlag, checkpoints: Checkpoints, *, save_seconds: float, end: float | None) -> None:
+        self._world, self._stop, self._checkpoints, self._save_seconds, self._end = world, stop, checkpoints, save_seconds, end
         self._last_save = time.monotonic()
-        self._save_took = self._longest = 0.0
+        self._longest = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -60,14 +64,14 @@ class Lockstep:
         seconds, core_seconds = now - self._began, time.process_time() - self._core_began
         self.restart()
         self._longest = max(self._longest, seconds)
-        over = self._end is not None and now + 2 * self._save_took + self._longest >= self._end
+        writing = self._checkpoints.writing
+        over = self._end is not None and now + (2 + writing) * self._checkpoints.seconds + self._longest >= self._end
         due = now - self._last_save > self._save_seconds
-        mine = [loss / self._world.size, seconds * first, core_seconds, float(over and first), float(due and first)]
+        mine = [loss / self._world.size, seconds * first, core_seconds, float(over and first), float(due and first), float(writing)]
         total = self._world.numbers(mine + [float(self._stop.name == s.name) for s in STOP_SIGNALS])
-        signals = [s.name for s, count in zip(STOP_SIGNALS, total[5:], strict=True) if count]
-        return Beat(total[0], total[1], total[2], signals[0] if signals else TIME_LIMIT if total[3] else None, bool(total[4]))
+        signals = [s.name for s, count in zip(STOP_SIGNALS, total[6:], strict=True) if count]
+        return Beat(total[0], total[1], total[2], signals[0] if signals else TIME_LIMIT if total[3] else None, bool(total[4]), not total[5])
 
-    def saved(self, began: float) -> None:
-        """A checkpoint that was begun at `began` is complete."""
+    def saved(self) -> None:
+        """A checkpoint was begun."""
         self._last_save = time.monotonic()
-        self._save_took = self._last_save - began

@@ -150,8 +150,8 @@ class Optimizers:
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state as flat named tensors, for a file without pickle; empty before the first step."""
-        return {label: whole(part.state[p][key]) for label, (part, p, key) in self._tensors().items() if key in part.state[p]}
+        """All state as flat named tensors, as this process holds them; empty before the first step."""
+        return {label: part.state[p][key] for label, (part, p, key) in self._tensors().items() if key in part.state[p]}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""

@@ -16,11 +16,12 @@ from ..data.loader import Batch, Loader
 from ..distributed import shared_like, whole
 from ..forecaster import Forecaster
 from ..model_folder import load_weights
-from .checkpoint import Progress, load_newest, part_of, save_checkpoint
+from .checkpoint import Progress, load_newest, part_of
 from .config import TrainingConfig
 from .loss import RolloutLoss
 from .optimizers import Optimizers, WeightAverage
 from .parallel import Layout, pieces
+from .saving import Checkpoints
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -61,6 +62,7 @@ class Run:
         self.progress = Progress()
         self.batches: Generator[Batch, None, None] | None = None
         self.seconds_before = 0.0
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.layout.mesh.world, beside=config.asynchronous_checkpoints)
 
     def next_batch(self, stage: int) -> Batch:
         """The next batch of a stage; a new stage starts its own order."""
@@ -105,20 +107,15 @@ class Run:
         return {name: whole(value) for name, value in self.forecaster.state_dict().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, optimiser state, average and random states of all processes, gathered and named; all processes call it."""
-        random = self.layout.mesh.world.exchange_all(torch.get_rng_state())
-        return {**{f"model/{k}": v for k, v in self.weights().items()},
+        """Weights, optimiser state and average, named, as this process holds them."""
+        return {**{f"model/{k}": v for k, v in self.forecaster.state_dict().items()},
                 **{f"optimizer/{k}": v for k, v in self.optimizers.state_dict().items()},
-                **{f"average/{k}": whole(v) for k, v in self.average.average.items()},
-                **{f"random/torch/{rank}": state for rank, state in enumerate(random)},
+                **{f"average/{k}": v for k, v in self.average.average.items()},
                 "average_updates": torch.tensor(self.average.num_updates)}
 
     def save(self) -> None:
-        """Write a checkpoint that is whole, whatever the layout; all processes call it, the first one writes."""
-        self.progress.num_processes = self.layout.mesh.world.size
-        tensors = self.tensors()
-        if self.layout.mesh.first:
-            save_checkpoint(self.folder / "checkpoints", self.progress, tensors)
+        """Begin a checkpoint; all processes call it."""
+        self.checkpoints.save(self.progress, self.tensors(), {f"random/torch/{self.layout.mesh.world.rank}": torch.get_rng_state()})
 
     def restore(self, echo: Callable[[str], None]) -> bool:
         """Continue from the newest valid checkpoint of any layout; False when there is none. The first process reads for all."""

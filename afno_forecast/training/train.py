@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 
 import torch
@@ -45,9 +44,10 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
         choice = resolve_precision(config.precision, forecaster.area_weights_HW.device)
         progress.precision = layout.mesh.world.texts(choice)[0]
     autocast = run.autocast()
-    with (StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo, writes=layout.mesh.first) as log, contextlib.closing(run)):
+    with (StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo, writes=layout.mesh.first) as log, contextlib.closing(run),
+          run.checkpoints as checkpoints):
         log.event("resume" if resumed else "start", train_step=progress.train_step, precision=progress.precision, processes=layout.mesh.world.size)
-        lockstep = Lockstep(layout.mesh.world, stop, save_seconds=60 * config.checkpoint_minutes, end=end)
+        lockstep = Lockstep(layout.mesh.world, stop, checkpoints, save_seconds=60 * config.checkpoint_minutes, end=end)
         while (spent := progress.spent(config.budget)) < 1:
             batch = run.next_batch(stage_at(config.stages, spent))
             num_steps = config.stages[progress.stage].rollout
@@ -65,12 +65,14 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
                 _validate(run, validator, log, keep_model)
                 lockstep.restart()
             if beat.stop or beat.save:
-                _save(run, log, lockstep)
+                _save(run, log, lockstep, wait=beat.stop is not None)
+            elif beat.written and checkpoints.complete():
+                lockstep.restart()
             if beat.stop:
                 log.event("stopped", signal=beat.stop, train_step=progress.train_step)
                 raise Stopped(f"stopped by {beat.stop} after train step {progress.train_step}; everything is saved", where=str(folder),
                               fix="run the same command with --resume to go on")
-        _save(run, log, lockstep)
+        _save(run, log, lockstep, wait=True)
         if not math.isfinite(progress.best_score):
             raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(folder / "events.jsonl"),
                                   fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
@@ -79,11 +81,12 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
     return progress
 
 
-def _save(run: Run, log: RunLog, lockstep: Lockstep) -> None:
-    began = time.monotonic()
+def _save(run: Run, log: RunLog, lockstep: Lockstep, *, wait: bool) -> None:
     log.flush()
     run.save()
-    lockstep.saved(began)
+    if wait:
+        run.checkpoints.complete()
+    lockstep.saved()
     lockstep.restart()
 
 

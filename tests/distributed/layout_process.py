@@ -143,16 +143,22 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
             traffic = {axis.name: dict(axis.traffic) for axis in (mesh.data, mesh.spatial, mesh.block, mesh.world)}
             rows = None if run.layout.rows is None else run.layout.rows.sizes
             result[case] = {"differences": differences(found, wanted), "traffic": traffic, "rows": rows}
+            torch.manual_seed(1000 + rank)
+            drawn = torch.get_rng_state()
             run.save()
+            run.checkpoints.complete()
             other = make_run(case, Mesh(), folder / case)
             mesh.world.numbers([0.0])  # the checkpoint is there
             assert other.restore(lambda text: None)
-            result[case]["restored"] = differences({k: v for k, v in other.tensors().items() if "random" not in k},  # type: ignore[index]
-                                                   {k: v for k, v in run.tensors().items() if "random" not in k})
+            kept = {name: whole(tensor) for name, tensor in run.tensors().items()}
+            result[case]["restored"] = differences(other.tensors(), kept)  # type: ignore[index]
             again = make_run(case, mesh, folder / case)
             assert again.restore(lambda text: None)
-            same, kept = again.tensors(), run.tensors()
-            result[case]["resumed exactly"] = same.keys() == kept.keys() and all(torch.equal(same[k], kept[k]) for k in kept)  # type: ignore[index]
+            same = {name: whole(tensor) for name, tensor in again.tensors().items()}
+            exact = same.keys() == kept.keys() and all(torch.equal(same[k], kept[k]) for k in kept) and torch.equal(torch.get_rng_state(), drawn)
+            result[case]["resumed exactly"] = exact  # type: ignore[index]
+            parts = sorted((folder / case / "checkpoints" / "step-3").glob("*.safetensors"))
+            result[case]["bytes of parts"] = [path.stat().st_size for path in parts]  # type: ignore[index]
             assert load_newest(folder / case / "checkpoints", print) is not None
     (folder / f"rank-{rank}.json").write_text(json.dumps(result))
 

@@ -51,6 +51,8 @@ def assert_checkpoint_fits_all(result: dict[str, object]) -> None:
     for rank in result["ranks"]:  # type: ignore[attr-defined]
         assert rank["restored"].keys() >= {"model", "optimizer", "average"} and max(rank["restored"].values()) == 0
         assert rank["resumed exactly"]
+    parts = result["bytes of parts"]
+    assert len(parts) == len(result["ranks"]) and max(parts) < 1.5 * min(parts), parts  # type: ignore[arg-type, type-var, operator]
 
 
 @pytest.mark.parametrize("case", TWO)

@@ -1,6 +1,5 @@
 """FAULTS 1, 2, 8, 13 with several processes: stop signals, a killed process, another number of processes, and the time limit."""
 
-import json
 import os
 import signal
 import socket
@@ -8,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+
+from afno_forecast.training.checkpoint import load_newest
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 COMMAND = (sys.executable, "-c", "from afno_forecast.cli import main; main()")
@@ -55,9 +56,9 @@ def wait_for_steps(run: Path, count: int, processes: list[subprocess.Popen[str]]
 
 
 def newest(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    folder = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
-    progress = json.loads((folder / "state.json").read_text())
-    return load_file(str(folder / "state.safetensors")), {k: v for k, v in progress.items() if k not in ("seconds", "core_seconds")}
+    found = load_newest(run / "checkpoints", print)
+    assert found is not None
+    return found[1], {k: v for k, v in asdict(found[0]).items() if k not in ("seconds", "core_seconds")}
 
 
 @pytest.fixture(scope="module")

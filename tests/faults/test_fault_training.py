@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, ResourceError
 from afno_forecast.experiment import load_experiment, run_training
-from afno_forecast.training.checkpoint import Progress, load_newest, save_checkpoint
+from afno_forecast.training.checkpoint import Progress, load_newest
 from afno_forecast.training.optimizers import Optimizers
+from afno_forecast.training.saving import Checkpoints
 from afno_forecast.training.validation import Validator
 
 RUN = ("import sys; from pathlib import Path; from afno_forecast.experiment import *; "
@@ -30,6 +31,12 @@ RUN = ("import sys; from pathlib import Path; from afno_forecast.experiment impo
 
 def train(path: Path, *overrides: str, resume: bool = False, lines: list[str] | None = None) -> Path:
     return run_training(load_experiment(path, overrides), resume=resume, echo=[].append if lines is None else lines.append)
+
+
+def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> Path:
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(progress, tensors)
+    return folder / f"step-{progress.train_step}"
 
 
 def newest_state(run: Path) -> dict[str, torch.Tensor]:

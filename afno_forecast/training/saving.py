@@ -1,0 +1,141 @@
+"""Checkpoints of a training under way: every process writes its part, beside the training, one checkpoint at a time.
+
+The tensors are copied to the memory of the host, which is all that the training waits for; a thread writes, hashes and flushes them. When
+all processes have written, at the end of an update or when the next checkpoint is due, the first one seals the checkpoint. Until then it
+has a temporary name, so that a kill at any moment leaves the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+from ..distributed import Axis, share_of
+from ..errors import DivergenceError, ForecastError, ResourceError, Stopped
+from .checkpoint import Part, Progress, is_saved, prepare, seal, write_part
+
+
+class Checkpoints:
+    """Writes checkpoints; all processes call each method, except `writing`, at the same point of the training.
+
+    Args:
+        folder: of all checkpoints.
+        world: all processes of the training.
+        beside: go on while a checkpoint is written; otherwise wait for it.
+
+    As a context it ends with what is under way complete, unless the training ends in a way that the other processes do not know of.
+    """
+
+    def __init__(self, folder: Path, world: Axis | None = None, *, beside: bool = True) -> None:
+        self.folder, self.beside = folder, beside
+        self._world = world or Axis("world")
+        self._writing: _Writing | None = None
+        self.seconds = 0.0
+        """That the last checkpoint took from the beginning to the end of its writing."""
+
+    @property
+    def writing(self) -> bool:
+        """Whether this process is still writing its part."""
+        return self._writing is not None and self._writing.is_alive()
+
+    def save(self, progress: Progress, shared: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> None:
+        """Begin a checkpoint, after the one under way is complete.
+
+        Args:
+            progress: where the training stands.
+            shared: tensors that are alike on all processes, or divided among them.
+            own: those of this process alone, under names that no other one uses.
+
+        Raises:
+            ResourceError: the disk is too small, or the checkpoint before could not be written.
+        """
+        self.complete()
+        began, world = time.monotonic(), self._world
+        progress = replace(progress, num_processes=world.size)
+        rows, mine = _divide(shared, world)
+        mine |= own or {}
+        size = sum(t.numel() * t.element_size() for t in mine.values())
+        saved, total = world.numbers([float(world.rank == 0 and is_saved(self.folder, progress.train_step)), float(size)])
+        if saved:
+            return
+        if world.rank == 0:
+            prepare(self.folder, progress.train_step, int(total))
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in mine.items()}
+        world.numbers([0.0])  # the folder is there
+        self._writing = _Writing(self.folder, progress, (world.rank, world.size), copies, rows, began)
+        if not self.beside:
+            self.complete()
+
+    def complete(self) -> bool:
+        """Wait for what is under way and seal it; whether there was anything. Raises ResourceError when it could not be written."""
+        if self._writing is None:
+            return False
+        writing, self._writing = self._writing, None
+        told = self._world.texts(json.dumps(asdict(writing.part())))
+        self.seconds = writing.ended - writing.began
+        if self._world.rank == 0:
+            seal(self.folder, writing.progress, [Part(**json.loads(text)) for text in told])
+        return True
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        together = (Stopped, DivergenceError) if self._world.size > 1 else ForecastError
+        if kind is None or issubclass(kind, together):
+            self.complete()
+
+
+class _Writing(threading.Thread):
+    """One process' part on its way to the disk; a second Ctrl-C does not wait for it."""
+
+    def __init__(self, folder: Path, progress: Progress, place: tuple[int, int], tensors: Mapping[str, Tensor],
+                 rows: Mapping[str, tuple[int, int]], began: float) -> None:
+        super().__init__(name="checkpoint writer", daemon=True)
+        self.progress, self.began, self.ended = progress, began, began
+        self._work = (folder, progress.train_step, place, tensors, rows)
+        self._part: Part | None = None
+        self._error: ResourceError | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Write."""
+        try:
+            self._part = write_part(*self._work)
+        except ResourceError as error:
+            self._error = error
+        self.ended = time.monotonic()
+
+    def part(self) -> Part:
+        """What was written, when it is. Raises ResourceError."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        if self._part is None:
+            raise ResourceError("the thread that writes checkpoints has died", where=str(self._work[0]),
+                                fix="see what it said above; go on from the last checkpoint with --resume")
+        return self._part
+
+
+def _divide(shared: Mapping[str, Tensor], world: Axis) -> tuple[dict[str, tuple[int, int]], dict[str, Tensor]]:
+    """The rows that this process writes of tensors that are divided, and all the tensors that it writes; of the others, each process about
+    as many bytes."""
+    rows, mine, loads = {}, {}, [0] * world.size
+    for name, tensor in sorted(shared.items(), key=lambda item: (-item[1].numel() * item[1].element_size(), item[0])):
+        share, first = share_of(tensor)
+        if first is not None:
+            if len(share):
+                rows[name], mine[name] = (first, len(tensor)), share
+            continue
+        writer = loads.index(min(loads))
+        loads[writer] += tensor.numel() * tensor.element_size()
+        if writer == world.rank:
+            mine[name] = tensor
+    return rows, mine
