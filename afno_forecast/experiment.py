@@ -7,6 +7,7 @@ import html
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .data.tendencies import tendency_std
 from .distributed import Mesh
 from .documents import nearest
 from .errors import ConfigError, DataError, ForecastError, printable
+from .experiment_pictures import draw_validation
 from .experiment_steps import Problems, value_at, wrong_steps
 from .forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, time_steps_of
 from .times import format_duration, format_instant, parse_duration, parse_instant
@@ -229,7 +231,8 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         card = model_card(experiment, forecaster, inputs, score, table)
         model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
 
-    fit(Run(forecaster, loader, config, folder, layout), validator, keep_model=keep_model, resume=resume, echo=echo, end=end)
+    fit(Run(forecaster, loader, config, folder, layout), validator, keep_model=keep_model, resume=resume, echo=echo, end=end,
+        draw=partial(draw_validation, folder / "pictures", inputs.attrs, echo))
 
 
 def try_out(experiment: Experiment) -> None:
@@ -331,6 +334,7 @@ def _decisive(experiment: Experiment) -> dict[str, Any]:
     values = experiment.model_dump(exclude={"output", "name"})
     for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints"):
         del values["training"][name]
+    del values["validation"]["pictures"]
     return values
 
 

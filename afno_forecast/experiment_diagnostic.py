@@ -141,6 +141,9 @@ def _check(experiment: DiagnosticExperiment) -> None:
         if given != only:
             fix = "leave it out; what is made small is the section loss, beside training" if name == "loss" else "leave it out"
             raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix=fix)
+    if experiment.validation.pictures:
+        raise ConfigError("no pictures are drawn of a diagnostic network", where="validation.pictures",
+                          fix="leave it out; draw forecasts of the finished model with: afno-forecast plot")
     if config.precision == "bfloat16":
         raise ConfigError("a diagnostic network is trained in float32", where="training.precision", fix="leave it out, or use float32")
     if experiment.diagnostic.accumulation != "instant":

@@ -17,10 +17,12 @@ from .lockstep import Lockstep
 from .log import RunLog
 from .run import Run, resolve_precision
 from .schedule import stage_at
+from .shown import Draw
 from .validation import KeepModel, Validator, is_best, validations_due
 
 
-def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, echo: Callable[[str], None], end: float | None = None) -> Progress:
+def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, echo: Callable[[str], None], end: float | None = None,
+        draw: Draw | None = None) -> Progress:
     """Train until the budget is spent; validate on the way; keep the best model. With several processes, all call it.
 
     Args:
@@ -30,6 +32,7 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
         resume: continue from the newest valid checkpoint.
         echo: prints a line.
         end: `time.monotonic()` at which to be saved and gone; None for no limit.
+        draw: called with what a validation shows, on the first process, where the validator is asked for pictures.
 
     Raises:
         Stopped: a signal came to any process, or the time is over; everything is saved.
@@ -62,7 +65,7 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
             log.update(progress.train_step, num_steps, beat.loss, norm, learning_rate)
             _show(log, run, beat.loss, num_steps)
             if validations_due(progress, config, validator.config) > progress.num_validations:
-                _validate(run, validator, log, keep_model)
+                _validate(run, validator, log, keep_model, draw)
                 lockstep.restart()
             if beat.stop or beat.save:
                 _save(run, log, lockstep, wait=beat.stop is not None)
@@ -90,7 +93,7 @@ def _save(run: Run, log: RunLog, lockstep: Lockstep, *, wait: bool) -> None:
     lockstep.restart()
 
 
-def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel) -> None:
+def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel, draw: Draw | None) -> None:
     progress, first = run.progress, run.layout.mesh.first
     with run.average.in_place(run.forecaster) if run.config.average else contextlib.nullcontext():
         try:
@@ -104,6 +107,8 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
             weights = run.weights()
             if first:
                 keep_model(weights, score, table)
+    if draw is not None and validator.shown is not None and math.isfinite(score):
+        draw(validator.shown, progress.train_step)
     run.forecaster.train()
 
 

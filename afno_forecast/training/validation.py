@@ -28,6 +28,7 @@ from .checkpoint import Progress
 from .config import TrainingConfig
 from .log import RunLog, ScoreRow
 from .parallel import Layout
+from .shown import Shown, Watcher, shown_channels
 
 _DAY = 86400
 
@@ -48,6 +49,8 @@ class ValidationConfig(Strict):
     """Init times stepped together."""
     members: int | None = Field(default=None, ge=2)
     """For a model with noise channels: forecasts from each init time, whose mean is scored; one without noise when absent."""
+    pictures: bool | tuple[str, ...] = False
+    """At each validation, a map of a forecast beside the truth and energy spectra in the run folder: of these channels, of some with true."""
 
 
 class Validator:
@@ -56,7 +59,8 @@ class Validator:
     The score of a model is the mean over channels and scored leads of RMSE divided by the RMSE of persistence (exact cell areas):
     below 1 is better than persistence. Leads are the whole days, or every step when the lead time is under a day. Channels that do not
     change over the validation period cannot be compared with persistence; they are named in `unscored` and left out of the mean.
-    `without_climatology` says why there is no climatology to compare with; it is empty when there is one.
+    `without_climatology` says why there is no climatology to compare with; it is empty when there is one. `shown` holds what of the last
+    validation can be drawn, on the first process, where `pictures` are asked for.
     """
 
     def __init__(self, store: Store | DirectStore, forecaster: Forecaster, config: ValidationConfig, *, start: int, end: int) -> None:
@@ -72,6 +76,8 @@ class Validator:
             raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {format_duration(step)}")
         self._num_steps = lead // step
         self._history = forecaster.history
+        self._shown_channels = shown_channels(config.pictures, forecaster.channels)
+        self.shown: Shown | None = None
         windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
         chosen = np.unique(np.linspace(0, len(windows.index) - 1, min(config.inits, len(windows.index))).round().astype(int))
         self._windows = windows.index[chosen]
@@ -109,6 +115,7 @@ class Validator:
         Raises DivergenceError when a rollout is not finite.
         """
         scorer = Scorer(self._channels, forecaster.grid, regions=("global",), calendar=forecaster.calendar)
+        watcher = Watcher(self._shown_channels, forecaster) if self._shown_channels and layout.mesh.first else None
         device = forecaster.area_weights_HW.device
         forecaster.eval()
         for first in range(0, len(self._windows), self.config.batch_size):
@@ -122,7 +129,11 @@ class Validator:
                 if state.step in self._scored:
                     truth_BCHW = self._states(windows[:, self._history - 1 + state.step])
                     mean_BCHW = state.fields_BCHW.view(members, -1, *state.fields_BCHW.shape[1:]).mean(0)
-                    scorer.update(inits, state.lead_seconds, layout.all_rows(mean_BCHW).cpu(), truth_BCHW, None)
+                    whole_BCHW = layout.all_rows(mean_BCHW).cpu()
+                    scorer.update(inits, state.lead_seconds, whole_BCHW, truth_BCHW, None)
+                    if watcher is not None:
+                        watcher.update(inits, state.lead_seconds, whole_BCHW, truth_BCHW)
+        self.shown = None if watcher is None else watcher.shown(self._states(self._windows[0, self._history - 1:self._history])[0])
         return self._relative(scorer.finalize())
 
     def _relative(self, scores: xr.Dataset) -> tuple[float, xr.Dataset]:
