@@ -37,6 +37,7 @@ from .training.parallel import Layout, parallelize, plan_mesh
 from .training.run import Run
 from .training.run_folder import run_folder
 from .training.stages import with_stages
+from .training.trackers import require_packages
 from .training.train import fit
 from .training.validation import ValidationConfig, Validator
 
@@ -175,6 +176,7 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
     """
     end = None if max_seconds is None else time.monotonic() + max_seconds
     folder, config = Path(experiment.output), experiment.training
+    require_packages(config.log)
     with distributed.session():
         mesh = plan_mesh(config.parallel, batch_sizes=config.batch_sizes, accumulate=config.accumulate)
         if not mesh.first:
@@ -332,7 +334,7 @@ def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool)
 def _decisive(experiment: Experiment) -> dict[str, Any]:
     """What decides the numbers of a training, which must not change over a resume."""
     values = experiment.model_dump(exclude={"output", "name"})
-    for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints"):
+    for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints", "log"):
         del values["training"][name]
     del values["validation"]["pictures"]
     return values

@@ -24,6 +24,7 @@ from .training.diagnostic import DiagnosticLoss, DiagnosticLossConfig, Diagnosti
 from .training.loss import LossConfig
 from .training.parallel import Layout, ParallelConfig
 from .training.run_folder import run_folder
+from .training.trackers import require_packages
 from .training.validation import ValidationConfig
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def _check(experiment: DiagnosticExperiment) -> None:
         if given != only:
             fix = "leave it out; what is made small is the section loss, beside training" if name == "loss" else "leave it out"
             raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix=fix)
+    require_packages(config.log)
     if experiment.validation.pictures:
         raise ConfigError("no pictures are drawn of a diagnostic network", where="validation.pictures",
                           fix="leave it out; draw forecasts of the finished model with: afno-forecast plot")

@@ -12,6 +12,7 @@ from .loss import LossConfig
 from .optimizers import OptimizerConfig
 from .parallel import ParallelConfig
 from .schedule import Budget, RolloutGrowth, Stage, check_stages, learning_rate_factor
+from .trackers import LogConfig
 
 
 class TrainingConfig(Strict):
@@ -39,6 +40,8 @@ class TrainingConfig(Strict):
     """Minutes between checkpoints."""
     asynchronous_checkpoints: bool = True
     """Go on training while a checkpoint is written."""
+    log: LogConfig = LogConfig()
+    """TensorBoard and MLflow, beside the files of the run folder."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; all cores when absent."""
     cache_megabytes: int = Field(default=1024, ge=1)

@@ -190,7 +190,7 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
     progress = found[0] if found else Progress()
     if found:
         run.restore(found[1])
-    with (StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo) as log, contextlib.ExitStack() as stack,
+    with (StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo, to=config.log) as log, contextlib.ExitStack() as stack,
           Checkpoints(folder / "checkpoints", beside=config.asynchronous_checkpoints) as checkpoints):
         stage, batches, saved = -1, None, time.monotonic()
         while (spent := progress.spent(config.budget)) < 1:
@@ -207,8 +207,7 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
             log.update(progress.train_step, config.stages[stage].rollout, value, norm, rate)
             spent = min(1.0, progress.spent(config.budget))
             log.progress(spent, f"step {progress.train_step}  loss {value:.4f}", progress.seconds * (1 - spent) / max(spent, 1e-9))
-            if (due := validations_due(progress, config, validator.config)) > progress.num_validations:
-                progress.num_validations = due
+            if validations_due(progress, config, validator.config) > progress.num_validations:
                 _validate(run, validator, progress, config, log, keep)
             if stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 log.flush()
@@ -216,8 +215,7 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
                 saved = time.monotonic()
             elif not checkpoints.writing:
                 checkpoints.complete()
-            if stop.name:
-                checkpoints.complete()
+            if stop.name:  # what is under way is complete at the end of the context
                 raise Stopped(f"stopped by {stop.name} after train step {progress.train_step}; everything is saved", where=str(folder),
                               fix="run the same command with --resume to go on")
         log.flush()
@@ -228,6 +226,7 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
 def _validate(run: DiagnosticRun, validator: DiagnosticValidator, progress: Progress, config: TrainingConfig, log: RunLog, keep: KeepModel) -> None:
     with run.average.in_place(run.diagnostic):
         score, table = validator()
+        progress.num_validations = validations_due(progress, config, validator.config)
         if is_best(score, table, progress, config, log):
             keep(run.diagnostic.state_dict(), score, table)
     run.diagnostic.train()

@@ -16,9 +16,12 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from .trackers import LogConfig, open_trackers
+
 COLUMNS = ("train_step", "rollout", "loss", "gradient_norm", "learning_rate")
 SCORE_COLUMNS = ("train_step", "channel", "lead_hours", "rmse_over_persistence", "rmse_over_climatology")
 _PLAIN_SECONDS = 15.0
+_TRACKED_SECONDS = 1.0  # between the updates that trackers get: a server must not hold up the training
 _CHANNELS_SHOWN = 12
 
 
@@ -45,9 +48,10 @@ class RunLog:
         train_step: updates already done; lines of later ones (from before an interruption) are dropped.
         echo: prints a line.
         writes: False on the processes of a training that leave the telling to the first.
+        to: TensorBoard, MLflow; they get an update a second at most, and all validations.
     """
 
-    def __init__(self, folder: Path, *, train_step: int, echo: Callable[[str], None], writes: bool = True) -> None:
+    def __init__(self, folder: Path, *, train_step: int, echo: Callable[[str], None], writes: bool = True, to: LogConfig | None = None) -> None:
         self.echo = echo
         nowhere = Path(os.devnull)
         self._metrics = (_continued(folder / "metrics.csv", COLUMNS, train_step) if writes else nowhere).open("a", newline="")
@@ -57,10 +61,20 @@ class RunLog:
         bar_format = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
         self._bar = tqdm(total=100, unit="%", bar_format=bar_format) if writes and sys.stderr.isatty() else None
         self._last_plain = time.monotonic()
+        self._trackers = open_trackers(to, folder, train_step=train_step, echo=self.say) if writes and to else ()
+        self._last_tracked = -math.inf
 
     def update(self, train_step: int, rollout: int, loss: float, gradient_norm: float, learning_rate: float) -> None:
         """One line of `metrics.csv`, digits enough to compare runs bit by bit."""
         self._writer.writerow((train_step, rollout, repr(loss), repr(gradient_norm), repr(learning_rate)))
+        if self._trackers and time.monotonic() - self._last_tracked >= _TRACKED_SECONDS:
+            self._last_tracked = time.monotonic()
+            self._track(train_step, {"training/loss": loss, "training/gradient_norm": gradient_norm, "training/learning_rate": learning_rate})
+
+    def _track(self, train_step: int, values: Mapping[str, float]) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        for tracker in self._trackers:
+            tracker.scalars(train_step, finite)
 
     def event(self, kind: str, **values: object) -> None:
         """One line of `events.jsonl`; a number that is not finite is null, which JSON has no other word for."""
@@ -81,6 +95,9 @@ class RunLog:
             (train_step, row.channel, f"{row.lead_hours:g}", *(repr(row.over[r]) if r in row.over else "" for r in ("persistence", "climatology")))
             for row in rows)
         self._scores.flush()
+        self._track(train_step, {"validation/over_persistence": score, "validation/over_climatology": over_climatology,
+                                 **{f"validation_{row.lead_hours:g}h/{row.channel}/over_{rival}": value
+                                    for row in rows for rival, value in row.over.items()}})
         compared = "" if math.isnan(over_climatology) else f", / climatology {over_climatology:.4f}"
         self.say(f"validation at train step {train_step}: RMSE / persistence {score:.4f}{compared}{'  (best)' if best else ''}")
         if rows:
@@ -112,6 +129,8 @@ class RunLog:
         self._metrics.close()
         self._scores.close()
         self._events.close()
+        for tracker in self._trackers:
+            tracker.close(kind is None)
         if self._bar is not None:
             self._bar.close()
 

@@ -46,16 +46,15 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
     if not resumed:
         choice = resolve_precision(config.precision, forecaster.area_weights_HW.device)
         progress.precision = layout.mesh.world.texts(choice)[0]
-    autocast = run.autocast()
-    with (StopFlag() as stop, RunLog(folder, train_step=progress.train_step, echo=echo, writes=layout.mesh.first) as log, contextlib.closing(run),
-          run.checkpoints as checkpoints):
+    with (StopFlag() as stop, contextlib.closing(run), run.checkpoints as checkpoints,
+          RunLog(folder, train_step=progress.train_step, echo=echo, writes=layout.mesh.first, to=config.log) as log):
         log.event("resume" if resumed else "start", train_step=progress.train_step, precision=progress.precision, processes=layout.mesh.world.size)
         lockstep = Lockstep(layout.mesh.world, stop, checkpoints, save_seconds=60 * config.checkpoint_minutes, end=end)
         while (spent := progress.spent(config.budget)) < 1:
             batch = run.next_batch(stage_at(config.stages, spent))
             num_steps = config.stages[progress.stage].rollout
             learning_rate = config.learning_rate_at(progress)
-            part = run.differentiate(batch, num_steps, autocast)
+            part = run.differentiate(batch, num_steps, run.autocast())
             norm = run.optimizers.clip().item()
             beat = lockstep.beat(part)
             require_finite(beat.loss, norm, run, batch, log)
@@ -76,12 +75,17 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
                 raise Stopped(f"stopped by {beat.stop} after train step {progress.train_step}; everything is saved", where=str(folder),
                               fix="run the same command with --resume to go on")
         _save(run, log, lockstep, wait=True)
-        if not math.isfinite(progress.best_score):
-            raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(folder / "events.jsonl"),
-                                  fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
-        log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1),
-                  core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score, waiting_for_data=round(run.waiting(), 4))
+        _finish(run, log)
     return progress
+
+
+def _finish(run: Run, log: RunLog) -> None:
+    progress = run.progress
+    if not math.isfinite(progress.best_score):
+        raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(run.folder / "events.jsonl"),
+                              fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
+    log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1),
+              core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score, waiting_for_data=round(run.waiting(), 4))
 
 
 def _save(run: Run, log: RunLog, lockstep: Lockstep, *, wait: bool) -> None:

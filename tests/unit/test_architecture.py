@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "forecaster": (3, {"torch", "numpy", "pydantic"}), "diagnostic": (3, {"torch", "pydantic"}),
     "model_folder": (4, NAMED | {"torch", "safetensors", "yaml", "pydantic"}),
     "forecast": (4, NAMED | {"torch", "zarr", "netCDF4", "numcodecs", "google_crc32c"}), "verify": (4, NAMED | {"torch", "netCDF4", "zarr"}),
-    "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic"}),
+    "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic", "mlflow"}),
     "plot": (5, NAMED | {"matplotlib", "mpl_toolkits", "cartopy", "shapely", "PIL", "imageio_ffmpeg"}),
     "experiment": (6, NAMED | {"torch", "pydantic"}), "experiment_steps": (6, set()), "experiment_pictures": (6, set()),
     "experiment_diagnostic": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
