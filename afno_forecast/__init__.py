@@ -3,5 +3,5 @@
 import time
 
 __version__ = "0.1.0"
-STARTED = time.time()
+__started__ = time.time()
 """When this process began, seconds since 1970: the package is the first that it imports."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import STARTED
+from .. import __started__
 from ..distributed import place
 from ..errors import ConfigError, ResourceError
 
@@ -37,7 +37,7 @@ class Share:
         if not 0 <= found.rank < found.world_size:
             raise ConfigError(f"rank {found.rank} of {found.world_size} does not describe a process", where="environment",
                               fix="unset RANK and WORLD_SIZE, or start with torchrun")
-        return cls(found.rank, found.world_size, STARTED)
+        return cls(found.rank, found.world_size, __started__)
 
 
 SINGLE = Share()
