@@ -69,7 +69,21 @@ def in_few_colours(frames: Sequence[Image.Image], most: int) -> list[Image.Image
             break
     palette = Image.new("P", (1, 1))
     palette.putpalette([part for colour in chosen.values() for part in colour])
-    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    place = np.full(1 << 24, -1, np.int16)  # of the palette's own colours, which Pillow may take for a neighbour
+    place[[_packed(colour) for colour in chosen.values()]] = np.arange(len(chosen))
+    flat = []
+    for frame in frames:
+        near = frame.quantize(palette=palette, dither=Image.Dither.NONE)
+        own = place[_packed(np.moveaxis(np.asarray(frame, np.int32), -1, 0))]
+        exact = Image.fromarray(np.where(own >= 0, own, np.asarray(near)).astype(np.uint8))
+        exact.putpalette(near.getpalette() or [])
+        flat.append(exact)
+    return flat
+
+
+def _packed(colour: Any) -> Any:
+    """Red, green and blue as one whole number."""
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
 def as_gif(frames: Sequence[Image.Image], fps: float) -> bytes:
