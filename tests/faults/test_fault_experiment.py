@@ -105,7 +105,8 @@ def test_the_model_card_holds_no_word_of_a_source_that_a_terminal_or_browser_obe
     inputs = model_inputs(experiment, Store.open(Path(experiment.data.store)))
     evil = "\x1b]0;owned\x07\u202e <script>alert(1)</script> & co\n# heading"
     inputs = replace(inputs, attrs={**inputs.attrs, "title": evil, "institution": evil, "license": "CC BY 4.0"})
-    table = xr.Dataset({evil: ("lead_time", [0.5])}, {"lead_time": np.asarray([6], "timedelta64[h]").astype("timedelta64[ns]")})
+    lead_time = np.asarray([6], "timedelta64[h]").astype("timedelta64[ns]")
+    table = xr.Dataset({evil: (("lead_time", "rival"), [[0.5, 0.1]])}, {"lead_time": lead_time, "rival": ["persistence", "climatology"]})
     card = model_card(experiment, build_forecaster(experiment.model, inputs), inputs, 0.5, table)
     assert all(line.isprintable() for line in card.split("\n")) and not set(card) & set("<>")
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in card and "\n# heading" not in card and "- license: CC BY 4.0" in card
