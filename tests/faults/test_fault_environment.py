@@ -23,6 +23,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_whole_path_works_in_an_odd_environment(tiny_weather: Path, make_tiny_experiment, tmp_path: Path) -> None:
     folder = tmp_path / "mes données 数据"

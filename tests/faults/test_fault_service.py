@@ -68,7 +68,7 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("name", ["fc.zarr", "fc.nc"])
+@pytest.mark.parametrize("name", ["fc.zarr", pytest.param("fc.nc", marks=pytest.mark.slow)])
 def test_killed_ten_times_or_shared_by_two_processes_the_files_are_those_of_one_run(name: str, tiny_model: Path, tiny_store: Path,
                                                                                    tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", DRIVER, tiny_model, tiny_store, tmp_path, name], capture_output=True, text=True, check=False)
