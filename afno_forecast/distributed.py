@@ -189,6 +189,17 @@ class Axis:
             for tensor, mean in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
+    def from_owners_(self, tensors: Sequence[Tensor], owners: Sequence[int], purpose: str) -> None:
+        """Replace each tensor by that of the process that owns it; all of one dtype and device, and of one shape everywhere. Not differentiable."""
+        if self.size == 1 or not tensors:
+            return
+        held = [[t for t, owner in zip(tensors, owners, strict=True) if owner == rank] for rank in range(self.size)]
+        flat = torch.cat([tensors[0].new_empty(0), *(t.reshape(-1) for t in held[self.rank])])
+        arrived = self.exchange([flat] * self.size, [(sum(t.numel() for t in part),) for part in held], purpose)
+        for part, values in zip(held, arrived, strict=True):
+            for tensor, value in zip(part, torch.split(values, [t.numel() for t in part]), strict=True):
+                tensor.copy_(value.view_as(tensor))
+
     def numbers(self, values: Sequence[float]) -> list[float]:
         """The sum over all processes of each number, on the CPU."""
         if self.size == 1:
@@ -233,6 +244,15 @@ class Axis:
 
 def _count(shape: Sequence[int]) -> int:
     return int(torch.Size(shape).numel())
+
+
+def divide(costs: Sequence[float], count: int) -> list[int]:
+    """Which of `count` processes does each piece of work, so that all do about as much: the costliest first, each to the least busy."""
+    owners, busy = [0] * len(costs), [0.0] * count
+    for number in sorted(range(len(costs)), key=lambda n: -costs[n]):
+        owners[number] = busy.index(min(busy))
+        busy[owners[number]] += costs[number]
+    return owners
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -345,30 +365,31 @@ def shard_weights(parts: Iterable[nn.Module], root: nn.Module, mesh: Mesh) -> No
 
 def own_share(tensor: Tensor) -> Tensor:
     """What this process holds of a sharded tensor; any other tensor itself."""
-    return tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def share_of(tensor: Tensor) -> tuple[Tensor, int | None]:
     """What this process holds of a tensor, and the row of the whole at which it begins; None where nothing is divided."""
-    if not _is_sharded(tensor):
+    if not is_sharded(tensor):
         return tensor, None
     mesh, rows = tensor.device_mesh, len(tensor)  # type: ignore[attr-defined]
     return own_share(tensor), min(rows, mesh.get_local_rank() * -(-rows // mesh.size()))  # as torch divides: all but the last alike
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is divided among processes."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered on every process (all must call it); any other tensor itself."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def shared_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, the same on all processes, divided as another one is; on its device."""
-    if not _is_sharded(like):
+    if not is_sharded(like):
         return tensor.to(like.device)
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")

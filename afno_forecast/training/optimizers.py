@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ..config import Strict
-from ..distributed import own_share, shared_like, whole
+from ..distributed import Axis, divide, is_sharded, own_share, shared_like, whole
 from ..nn.backbone import muon_parameters
 from .schedule import Shape
 
@@ -81,32 +81,55 @@ class Muon(Optimizer):
 
     Kernels (out, in, kh, kw) are taken as matrices (out, in * kh * kw). The update is scaled by 0.2 sqrt(max(rows, columns)), so that
     AdamW's learning rate and weight decay carry over (Liu et al. 2025, arXiv 2502.16982). torch's own Muon takes matrices only.
+
+    Args:
+        params: matrices and kernels.
+        lr, momentum, weight_decay: see `OptimizerConfig`.
+        world: processes with copies of the same weights and gradients; each orthogonalises its share of them and sends it to the others.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(self, params: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, world: Axis | None = None) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._world = world or Axis("world")
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; the gradient then holds the orthogonalised update."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            moving = [p for p in group["params"] if p.grad is not None]
+            copies = [p for p in moving if not is_sharded(p)]
+            owners = divide([_cost(p) for p in copies], self._world.size)
+            others = {p for p, owner in zip(copies, owners, strict=True) if owner != self._world.rank}
+            for parameter in moving:
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = whole(parameter.grad.lerp(momentum, group["momentum"])).flatten(1)
-                scale = 0.2 * math.sqrt(max(update.shape))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(shared_like(orthogonalize(update).view(parameter.shape), parameter), alpha=-group["lr"] * scale)
+                if parameter not in others:
+                    update = whole(parameter.grad.lerp(momentum, group["momentum"])).flatten(1)
+                    parameter.grad.copy_(shared_like(orthogonalize(update).view(parameter.shape), parameter))
+            self._world.from_owners_([p.grad for p in copies], owners, "orthogonalised updates")
+            for parameter in moving:
+                scale = 0.2 * math.sqrt(max(parameter.shape[0], parameter[0].numel()))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(parameter.grad, alpha=-group["lr"] * scale)
+
+
+def _cost(parameter: nn.Parameter) -> float:
+    """Of orthogonalising it, in products of numbers."""
+    small, large = sorted((parameter.shape[0], parameter[0].numel()))
+    return float(small * small * (2 * large + 3 * _NUM_ITERATIONS * small))
 
 
 class Optimizers:
-    """Muon and AdamW stepping together, with one learning rate."""
+    """Muon and AdamW stepping together, with one learning rate.
 
-    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
+    Args:
+        module: whose parameters they move.
+        config: how.
+        world: the processes that all move the same parameters; alone by default.
+    """
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig, world: Axis | None = None) -> None:
         self.config = config
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         matrices = muon_parameters(module)[0] if config.muon else []
@@ -115,7 +138,8 @@ class Optimizers:
         self._all = list(named.values())
         self._parts: dict[str, Optimizer] = {}
         if matrices:
-            self._parts["muon"] = Muon([named[n] for n in self.names["muon"]], lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
+            self._parts["muon"] = Muon([named[n] for n in self.names["muon"]], lr=0.0, momentum=config.momentum,
+                                       weight_decay=config.weight_decay, world=world)
         if rest:
             decayed = [n for n in rest if named[n].ndim > 1 and n.rpartition(".")[2].startswith("weight")]
             plain = [n for n in rest if n not in set(decayed)]  # biases, norms, and the slopes and offsets of the spectral gate

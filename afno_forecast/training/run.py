@@ -56,7 +56,7 @@ class Run:
 
     def __init__(self, forecaster: Forecaster, loader: Loader, config: TrainingConfig, folder: Path, layout: Layout | None = None) -> None:
         self.forecaster, self.loader, self.config, self.folder, self.layout = forecaster, loader, config, folder, layout or Layout()
-        self.optimizers = Optimizers(forecaster, config.optimizer)
+        self.optimizers = Optimizers(forecaster, config.optimizer, self.layout.mesh.world)
         self.average = WeightAverage(forecaster, config.average)
         self.loss = RolloutLoss(config.loss, forecaster, seed=loader.seed, layout=self.layout)
         self.progress = Progress()

@@ -19,6 +19,7 @@ from afno_forecast.distributed import Mesh, whole
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
+from afno_forecast.nn.backbone import muon_parameters
 from afno_forecast.training.checkpoint import load_newest
 from afno_forecast.training.config import TrainingConfig
 from afno_forecast.training.parallel import Layout, ParallelConfig, parallelize, plan_mesh
@@ -142,7 +143,9 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
             wanted, found = train(case, alone), train(case, run)
             traffic = {axis.name: dict(axis.traffic) for axis in (mesh.data, mesh.spatial, mesh.block, mesh.world)}
             rows = None if run.layout.rows is None else run.layout.rows.sizes
-            result[case] = {"differences": differences(found, wanted), "traffic": traffic, "rows": rows}
+            matrices = set(muon_parameters(alone.forecaster)[0])
+            result[case] = {"differences": differences(found, wanted), "traffic": traffic, "rows": rows,
+                            "bytes of matrices": sum(4 * p.numel() for name, p in alone.forecaster.named_parameters() if name in matrices)}
             torch.manual_seed(1000 + rank)
             drawn = torch.get_rng_state()
             run.save()

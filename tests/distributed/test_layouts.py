@@ -77,6 +77,13 @@ def test_rows_are_divided_unevenly_along_patches(results: dict[str, dict[str, ob
     assert results["spatial"]["rows"] == [4, 7] and results["spatial, patches"]["rows"] == [6, 5]
 
 
+def test_each_update_is_orthogonalised_once(results: dict[str, dict[str, object]]) -> None:
+    """Muon's matrices are divided among the processes: together they send every matrix once an update, each about half of the work."""
+    sent = [rank["traffic"]["world"]["orthogonalised updates"] for rank in results["data"]["ranks"]]  # type: ignore[attr-defined]
+    assert sum(sent) == 3 * results["data"]["bytes of matrices"] and min(sent) > 0.3 * max(sent)
+    assert not any("orthogonalised updates" in rank["traffic"]["world"] for rank in results["sharded"]["ranks"])  # type: ignore[attr-defined]
+
+
 def test_a_mixer_takes_two_transposes(results: dict[str, dict[str, object]]) -> None:
     """What is sent, by hand. A filter dense in the channels takes four: spectrum to all channels and back, between the two.
 

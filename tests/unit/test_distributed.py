@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from afno_forecast.distributed import Axis, Place, first_host, first_to_tell, make_mesh, place, session, whole
+from afno_forecast.distributed import Axis, Place, divide, first_host, first_to_tell, make_mesh, place, session, whole
 from afno_forecast.errors import ConfigError
 from afno_forecast.training.spatial import divide_rows
+
+
+def test_work_is_divided_so_that_all_do_about_as_much() -> None:
+    costs = [9.0, 1, 8, 2, 7, 3]
+    owners = divide(costs, 2)
+    done = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(2)]
+    assert sorted(done) == [15, 15] and set(divide(costs, 9)) < set(range(9)) and divide([], 3) == [] and divide(costs, 1) == [0] * 6
 
 
 def test_alone_everything_is_itself() -> None:
