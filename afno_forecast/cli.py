@@ -97,12 +97,12 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str 
         if (dry_run or profile) and adds_diagnostic(config):
             raise click.UsageError("--dry-run and --profile are for forecasters, not for diagnostic networks")
         if dry_run or profile:
-            from .experiment import dry_run as cost
+            from .experiment.trial import dry_run as cost
 
             say(cost(_load(config, overrides), profile=profile))
             return
         if adds_diagnostic(config):
-            from .experiment_diagnostic import load_diagnostic_experiment, run_diagnostic_training
+            from .experiment.diagnostic import load_diagnostic_experiment, run_diagnostic_training
 
             if max_time is not None:
                 raise click.UsageError("--max-time does nothing while a diagnostic network is trained")
@@ -210,13 +210,13 @@ def validate(path: Path, overrides: tuple[str, ...]) -> None:
     Where the training store is there, the network is tried on it as well.
     """
     if adds_diagnostic(path):
-        from .experiment_diagnostic import load_diagnostic_experiment
+        from .experiment.diagnostic import load_diagnostic_experiment
 
         load_diagnostic_experiment(path, overrides)
         say(f"{path}: valid; not tried on the model and the training store")
         return
     experiment = _load(path, overrides)
-    from .experiment import try_out
+    from .experiment.trial import try_out
 
     if Path(experiment.data.store).exists():
         try_out(experiment)
@@ -233,7 +233,7 @@ def dump(path: Path, overrides: tuple[str, ...]) -> None:
     from .config import dump_config
 
     if adds_diagnostic(path):
-        from .experiment_diagnostic import load_diagnostic_experiment
+        from .experiment.diagnostic import load_diagnostic_experiment
 
         say(dump_config(load_diagnostic_experiment(path, overrides)), end="")
     else:
@@ -251,7 +251,7 @@ def schema(kind: str) -> None:
 
         say(json_schema(BuildRecipe))
     elif kind == "diagnostic":
-        from .experiment_diagnostic import DiagnosticExperiment
+        from .experiment.diagnostic import DiagnosticExperiment
 
         say(json_schema(DiagnosticExperiment))
     else:

@@ -44,6 +44,13 @@ def run_folder(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
                 path.rmdir()
 
 
+def require_new(folder: Path, *, resume: bool) -> None:
+    """Raise ConfigError where the folder already holds a training and it is not to be resumed."""
+    if (folder / "checkpoints").exists() and not resume:
+        raise ConfigError("the run folder already holds a training", where=str(folder),
+                          fix="add --resume to go on, or choose another with output=PATH")
+
+
 def _locked(path: Path, echo: Callable[[str], None]) -> TextIO:
     """The lock file, open and locked. One that its holder removed between opening and locking is opened anew."""
     while True:

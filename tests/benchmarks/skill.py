@@ -28,10 +28,11 @@ import torch
 from numpy.typing import NDArray
 from skill_networks import SKILL_ROWS, Build, Recipe
 
-from afno_forecast import experiment
 from afno_forecast.data.loader import Loader
 from afno_forecast.data.samples import find_windows
 from afno_forecast.data.store import Store
+from afno_forecast.experiment import load_experiment
+from afno_forecast.experiment.build import check_periods, model_inputs
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, ModelInputs, build_forecaster
 from afno_forecast.model_folder import load_weights
@@ -55,17 +56,17 @@ class Setting:
 
     def __init__(self, store: Path, train: str, validation: str, config: Path = ROOT / "configs" / "weather" / "speedy_5p6deg.yaml") -> None:
         (train_start, train_end), (start, end) = train.split("/"), validation.split("/")
-        self.experiment = experiment.load_experiment(config, [
+        self.experiment = load_experiment(config, [
             f"data.store={store}", f"data.train.start={train_start}", f"data.train.end={train_end}", f"data.validation.start={start}",
             f"data.validation.end={end}"])
         self.store = Store.open(store)
-        self.train, self.validation = experiment.check_periods(self.experiment, self.store)
+        self.train, self.validation = check_periods(self.experiment, self.store)
 
     @lru_cache(maxsize=8)  # noqa: B019 - one setting a process
     def inputs(self, time_steps: tuple[str, ...]) -> ModelInputs:
         """What the store tells a model with these steps."""
         model = self.experiment.model.model_copy(update={"time_steps": time_steps})
-        return experiment.model_inputs(self.experiment.model_copy(update={"model": model}), self.store)
+        return model_inputs(self.experiment.model_copy(update={"model": model}), self.store)
 
     def forecaster(self, row: Row, seed: int) -> Forecaster:
         """A new forecaster around a row's network."""

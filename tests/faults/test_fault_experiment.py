@@ -11,7 +11,10 @@ from click.testing import CliRunner
 from afno_forecast.cli import cli
 from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError
-from afno_forecast.experiment import load_experiment, model_card, model_inputs, run_training, try_out
+from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.experiment.build import model_inputs
+from afno_forecast.experiment.model_card import model_card
+from afno_forecast.experiment.trial import try_out
 from afno_forecast.forecaster import build_forecaster
 
 ROOT = Path(__file__).parents[2]

@@ -31,8 +31,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "forecast": (4, NAMED | {"torch", "zarr", "netCDF4", "numcodecs", "google_crc32c"}), "verify": (4, NAMED | {"torch", "netCDF4", "zarr"}),
     "training": (5, {"torch", "safetensors", "numpy", "xarray", "tqdm", "pydantic", "mlflow"}),
     "plot": (5, NAMED | {"matplotlib", "mpl_toolkits", "cartopy", "shapely", "PIL", "imageio_ffmpeg"}),
-    "experiment": (6, NAMED | {"torch", "pydantic"}), "experiment_steps": (6, set()), "experiment_pictures": (6, set()),
-    "experiment_diagnostic": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
+    "experiment": (6, NAMED | {"torch", "pydantic"}), "convert": (6, {"torch", "numpy", "pydantic"}),
     "demo": (6, NAMED | {"torch"}), "doctor": (6, set()),
     "cli": (7, {"click"}), "cli_data": (7, {"click"}), "cli_plot": (7, {"click"}), "cli_rollout": (7, {"click"}),
     "__main__": (7, set()), "cli_options": (7, {"click"}), "cli_exit": (7, {"click"}), "cli_launch": (7, set()),
@@ -42,7 +41,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
 NEIGHBOURS = {
     ("documents", "errors"), ("faults", "documents"), ("faults", "errors"), ("config", "documents"), ("config", "faults"), ("config", "errors"),
     ("constraints", "channels"), ("noise", "sphere"), ("diagnostic", "forecaster"),
-    ("demo", "experiment"), ("experiment", "experiment_steps"), ("experiment", "experiment_pictures"),
+    ("demo", "experiment"),
     ("forecast", "model_folder"), ("verify", "forecast"),
 }
 # What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, the options of a command.

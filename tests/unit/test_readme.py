@@ -59,7 +59,7 @@ def test_the_python_of_the_readme_runs() -> None:
 def test_every_config_loads_and_the_packaged_quickstart_is_the_same() -> None:
     from afno_forecast.cli import adds_diagnostic
     from afno_forecast.experiment import load_experiment
-    from afno_forecast.experiment_diagnostic import load_diagnostic_experiment
+    from afno_forecast.experiment.diagnostic import load_diagnostic_experiment
 
     files = sorted((ROOT / "configs").rglob("*.yaml"))
     assert len(files) >= 2

@@ -18,7 +18,8 @@ from afno_forecast.data.sample_data import sample_path
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError
-from afno_forecast.experiment import Experiment, run_training, try_out
+from afno_forecast.experiment import Experiment, run_training
+from afno_forecast.experiment.trial import try_out
 from afno_forecast.forecast.produce import produce_forecast
 from afno_forecast.times import parse_instant
 

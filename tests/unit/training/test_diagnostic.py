@@ -18,7 +18,7 @@ from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.diagnostic import Diagnostic, DiagnosticConfig
 from afno_forecast.errors import CheckpointError, ConfigError, Stopped
-from afno_forecast.experiment_diagnostic import load_diagnostic_experiment, run_diagnostic_training
+from afno_forecast.experiment.diagnostic import load_diagnostic_experiment, run_diagnostic_training
 from afno_forecast.forecast.produce import produce_forecast
 from afno_forecast.nn.backbone import PlainConfig
 from afno_forecast.times import parse_instant

@@ -17,7 +17,8 @@ from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.data.store import Store
 from afno_forecast.data.tendencies import tendency_std
 from afno_forecast.errors import ConfigError, Stopped
-from afno_forecast.experiment import load_experiment, run_training, try_out
+from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.experiment.trial import try_out
 from afno_forecast.forecast.produce import Options, produce_forecast
 from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .errors import ForecastError
-from .training.shown import Shown
+from ..errors import ForecastError
+from ..training.shown import Shown
 
 
 def draw_validation(folder: Path, attrs: Mapping[str, str], echo: Callable[[str], None], shown: Shown, train_step: int) -> None:
@@ -19,9 +19,9 @@ def draw_validation(folder: Path, attrs: Mapping[str, str], echo: Callable[[str]
         shown: of the validation.
         train_step: names the files.
     """
-    from .plot.choices import Look
-    from .plot.maps import plot_compare
-    from .plot.spectra import plot_spectra
+    from ..plot.choices import Look
+    from ..plot.maps import plot_compare
+    from ..plot.spectra import plot_spectra
 
     forecast, truth = shown.forecast.assign_attrs(attrs), shown.truth.assign_attrs(attrs)
     spectra = None if shown.spectra is None else shown.spectra.assign_attrs(attrs)

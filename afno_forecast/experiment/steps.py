@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .documents import KeyPath
-from .errors import ConfigError
-from .times import format_duration, parse_duration
+from ..documents import KeyPath
+from ..errors import ConfigError
+from ..times import format_duration, parse_duration
 
 Problems = Iterator[tuple[KeyPath, str]]
 

@@ -9,37 +9,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from . import model_folder
-from .channels import ChannelSet
-from .config import Strict, dump_config, load_config
-from .data.loader import Loader
-from .data.store import Store
-from .diagnostic import Diagnostic, DiagnosticConfig
-from .errors import ConfigError, DataError
-from .times import format_duration, parse_duration, parse_instant
-from .training.config import TrainingConfig
-from .training.diagnostic import DiagnosticLoss, DiagnosticLossConfig, DiagnosticRun, DiagnosticValidator, fit_diagnostic
-from .training.loss import LossConfig
-from .training.parallel import Layout, ParallelConfig
-from .training.run_folder import run_folder
-from .training.trackers import require_packages
-from .training.validation import ValidationConfig
+from .. import model_folder
+from ..channels import ChannelSet
+from ..config import Strict, dump_config, load_config
+from ..data.loader import Loader
+from ..data.store import Store
+from ..diagnostic import Diagnostic, DiagnosticConfig
+from ..errors import ConfigError, DataError
+from ..times import format_duration, parse_duration
+from ..training.config import TrainingConfig
+from ..training.diagnostic import DiagnosticLoss, DiagnosticLossConfig, DiagnosticRun, DiagnosticValidator, fit_diagnostic
+from ..training.loss import LossConfig
+from ..training.parallel import Layout, ParallelConfig
+from ..training.run_folder import require_new, run_folder
+from ..training.trackers import require_packages
+from ..training.validation import ValidationConfig
+from .config import Period, RunConfig, separate_periods
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from .forecaster import Forecaster
-
-
-class Span(Strict):
-    """A span of time, both ends included."""
-
-    start: str
-    """First instant, ISO."""
-    end: str
-    """Last instant, ISO."""
+    from ..forecaster import Forecaster
 
 
 class DiagnosticData(Strict):
@@ -47,21 +38,15 @@ class DiagnosticData(Strict):
 
     store: str
     """Training store that holds the forecaster's channels and the amounts."""
-    train: Span
+    train: Period
     """Training period."""
-    validation: Span
+    validation: Period
     """Validation period; must not overlap the training period."""
 
 
-class DiagnosticExperiment(Strict):
-    """A diagnostic network on a model that stays as it is."""
+class DiagnosticExperiment(RunConfig):
+    """A diagnostic network on a model that stays as it is; the model folder in the run folder holds the forecaster and the network."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the training."""
-    seed: int = Field(ge=0)
-    """Of the weights and of the order of samples."""
-    output: str
-    """Run folder; the model folder in it holds the forecaster and the network."""
     forecaster: str
     """Model folder whose states the network reads."""
     data: DiagnosticData
@@ -95,11 +80,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     if not forecaster.grid.matches(store.grid):
         raise ConfigError(f"the model is for {forecaster.grid.describe()}, the store holds {store.grid.describe()}", where="data.store",
                           fix="give a store on the model's grid")
-    train, validation = (tuple(parse_instant(t, store.times.calendar) for t in (span.start, span.end))
-                         for span in (experiment.data.train, experiment.data.validation))
-    if max(train[0], validation[0]) <= min(train[1], validation[1]):
-        raise ConfigError("training and validation overlap", where="data.train and data.validation",
-                          fix="move data.train.end before data.validation.start")
+    train, validation = separate_periods(experiment.data.train, experiment.data.validation, store.times.calendar)
     outputs = store.channels.select(experiment.diagnostic.channels)
     std_O = _spread_of(store, outputs)
     _check_leads(experiment, forecaster)
@@ -122,9 +103,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
                                      card=_card(experiment, diagnostic, forecaster, score, table))
 
     with run_folder(folder, echo):
-        if (folder / "checkpoints").exists() and not resume:
-            raise ConfigError("the run folder already holds a training", where=str(folder),
-                              fix="add --resume to go on, or choose another with output=PATH")
+        require_new(folder, resume=resume)
         (folder / "config.yaml").write_text(dump_config(experiment))
         echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(outputs.shorts)} from "
              f"{len(forecaster.channels)} channels of {experiment.forecaster}, {loader.num_samples(1):,} training samples")

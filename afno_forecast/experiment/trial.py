@@ -1,0 +1,32 @@
+"""An experiment tried out and its cost measured, before it is trained; nothing is written."""
+
+from __future__ import annotations
+
+from ..data.loader import Loader
+from ..forecaster import Forecaster
+from ..training.estimate import estimate, where_time_goes
+from ..training.parallel import Layout
+from .build import check_periods, first_forecaster, model_inputs, open_store, staged, training_samples
+from .config import Experiment
+
+
+def try_out(experiment: Experiment) -> None:
+    """Raise what `run_training` would raise of the experiment itself before it begins: store, periods, inputs, and network on the data."""
+    _built(experiment)
+
+
+def dry_run(experiment: Experiment, *, profile: bool = False) -> str:
+    """What the training would cost, measured on one update; or, with `profile`, where the time of an update goes."""
+    experiment, forecaster, loader = _built(experiment)
+    if profile:
+        return where_time_goes(forecaster, loader, experiment.training)
+    return "\n".join(estimate(forecaster, loader, experiment.training))
+
+
+def _built(experiment: Experiment) -> tuple[Experiment, Forecaster, Loader]:
+    """The experiment with its stages written out, its forecaster and its samples, for one process."""
+    store = open_store(experiment, measure=False)
+    train, _ = check_periods(experiment, store)
+    experiment = staged(experiment, store, train)
+    forecaster = first_forecaster(experiment, model_inputs(experiment, store, measure=False))
+    return experiment, forecaster, training_samples(experiment, store, forecaster, train, Layout())
