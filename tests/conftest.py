@@ -58,6 +58,15 @@ def _one_thread_and_seed() -> None:
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real and simulated data beside the checkout. Without it its tests are left out; a file that it lacks fails them."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"there are no shared data in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A netCDF of travelling waves on 7 x 12 cells, 6-hourly for 40 days, with one missing day."""
     import numpy as np

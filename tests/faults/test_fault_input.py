@@ -21,7 +21,6 @@ from afno_forecast.errors import CheckpointError, DataError, ResourceError
 
 START = np.datetime64("2010-03-01T00", "ns")
 STEP = np.timedelta64(6, "h")
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def series(first: int, last: int, seed: int = 3) -> xr.Dataset:
@@ -196,9 +195,8 @@ def test_a_stub_of_a_file(tmp_path: Path, num_bytes: int) -> None:
     assert not inspect(stub).ready
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
-def test_truncated_grib(tmp_path: Path) -> None:
-    content = (SHARED / "real" / "earthkit_test4.grib").read_bytes()
+def test_truncated_grib(shared_data: Path, tmp_path: Path) -> None:
+    content = (shared_data / "real" / "earthkit_test4.grib").read_bytes()
     cut = tmp_path / "cut.grib"
     cut.write_bytes(content[:-1000])
     with pytest.raises(DataError, match=r"GRIB message 4 has no end(.|\n)*cut\.grib"):

@@ -15,8 +15,6 @@ from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError
 
-WEATHER = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "speedy_2000-03_2001-02.nc"
-
 
 @pytest.fixture(scope="module")
 def measured(tiny_store: Path) -> Bench:
@@ -44,10 +42,8 @@ def test_the_command_prints_rates_shares_and_what_to_change(tiny_store):
     assert json.loads(done.output)["samples_per_second"] > 0
 
 
-def test_a_store_of_a_year_of_weather(tmp_path):
-    if not WEATHER.exists():
-        pytest.skip("the shared data are not here")
-    build_store(open_source(WEATHER), tmp_path / "s.zarr", channels=["z500", "t850", "u250"], climatology=False)
+def test_a_store_of_a_year_of_weather(shared_data: Path, tmp_path):
+    build_store(open_source(shared_data / "speedy_2000-03_2001-02.nc"), tmp_path / "s.zarr", channels=["z500", "t850", "u250"], climatology=False)
     result = bench(Store.open(tmp_path / "s.zarr"), seconds=1)
     assert result.state_bytes == 4 * 3 * 32 * 64
     assert 1 < result.compression < 4 and result.disk_megabytes_per_second >= 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from afno_forecast.data.build import BuildRecipe, run_recipe
 from afno_forecast.data.build_cluster import run_on_cluster
 from afno_forecast.errors import ConfigError, ResourceError
 
-HERE = importlib.util.find_spec("distributed") is not None
+needs_distributed = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="the extra dashboard is not installed")
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -23,7 +24,7 @@ def recipe(write_record, six_hourly) -> BuildRecipe:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HERE, reason="distributed is not installed")
+@needs_distributed
 @pytest.mark.filterwarnings("default")  # of the cluster's own shutdown
 def test_a_cluster_of_processes_builds_the_same_bytes(recipe, tmp_path):
     run_recipe(recipe, tmp_path / "whole.zarr")
@@ -33,14 +34,14 @@ def test_a_cluster_of_processes_builds_the_same_bytes(recipe, tmp_path):
     assert any(line.startswith("dashboard: http") for line in told)
 
 
-@pytest.mark.skipif(HERE, reason="distributed is installed")
-def test_without_the_package_it_says_what_to_install(recipe, tmp_path):
+def test_without_the_package_it_says_what_to_install(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)  # as if it were not installed
     with pytest.raises(ResourceError, match="needs the package distributed") as caught:
         run_on_cluster(recipe, tmp_path / "s.zarr", scheduler="local", workers=1)
     assert "afno-forecast[dashboard]" in caught.value.fix
 
 
-@pytest.mark.skipif(not HERE, reason="distributed is not installed")
+@needs_distributed
 @pytest.mark.parametrize(("scheduler", "error", "words"), [("nowhere", ConfigError, "is no scheduler"),
                                                            ("tcp://127.0.0.1:1", ResourceError, "answers there")])
 def test_a_scheduler_that_is_not_there_is_said(recipe, tmp_path, scheduler, error, words):

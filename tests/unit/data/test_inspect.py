@@ -12,9 +12,6 @@ from afno_forecast.data import inspect_values
 from afno_forecast.data.inspect import format_inspection, inspect
 from afno_forecast.errors import DataError, printable
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
-
 
 def make(num_times: int = 9) -> xr.Dataset:
     """Temperature in degC on two levels, pressure that never changes, a field with holes; Gaussian rows, north to south."""
@@ -109,28 +106,26 @@ def test_printable() -> None:
     assert printable("a\x1b[31m\n\u202e\u2028") == "a\\x1b[31m\\n\\u202e\\u2028"
 
 
-@needs_shared
-def test_every_shared_file_gets_a_correct_account() -> None:
+def test_every_shared_file_gets_a_correct_account(shared_data: Path) -> None:
     pytest.importorskip("cfgrib")
-    navy = inspect(SHARED / "real" / "navy_winds_monthly_2p5deg_1982_1992.nc")
+    navy = inspect(shared_data / "real" / "navy_winds_monthly_2p5deg_1982_1992.nc")
     assert navy.ready and any("monthly means" in n for n in navy.notes) and navy.times is not None
     assert (navy.times.count, navy.times.shortest_seconds, navy.times.longest_seconds) == (132, 730 * 3600, 731 * 3600)
-    forecast = inspect(SHARED / "real" / "earthkit_pl_regular_ll.grib")
+    forecast = inspect(shared_data / "real" / "earthkit_pl_regular_ll.grib")
     assert not forecast.ready and "forecast of 2 steps from 4 starts" in forecast.why_not
     assert {r.file_name for r in forecast.variables} == set("ztuvr") and all(r.problem and np.isfinite(r.mean) for r in forecast.variables)
     for name in ("earthkit_test4.grib", "earthkit_test4.nc"):
-        twin = inspect(SHARED / "real" / name)
+        twin = inspect(shared_data / "real" / name)
         assert {(r.variable, r.level) for r in twin.variables} == {(v, lev) for v in ("geopotential", "temperature") for lev in (500, 850)}
         assert "181x360 global" in twin.grid and twin.times is not None and twin.times.first == "2007-01-01T12"
-    era5 = inspect(SHARED / "real" / "era5_msl_2025120100_2.5deg.nc")
+    era5 = inspect(shared_data / "real" / "era5_msl_2025120100_2.5deg.nc")
     assert era5.times is None and "pole rows" in era5.grid and era5.variables[0].variable == "mean_sea_level_pressure"
-    shapes = inspect(SHARED / "natural_earth")
+    shapes = inspect(shared_data / "natural_earth")
     assert not shapes.ready and all("shapefile" in line for line in shapes.refused)
 
 
-@needs_shared
-def test_the_simulated_years() -> None:
-    years = inspect([SHARED / "speedy_2000-03_2001-02.nc", SHARED / "speedy_2001-03_2002-02.nc"])
+def test_the_simulated_years(shared_data: Path) -> None:
+    years = inspect([shared_data / "speedy_2000-03_2001-02.nc", shared_data / "speedy_2001-03_2002-02.nc"])
     assert years.ready and years.times is not None and years.times.count == 2919 and years.times.num_missing == 0
     assert len(years.variables) == 14 and not years.refused and not any(r.num_missing for r in years.variables)
     assert any("precipitation_flux" in n for n in years.notes)

@@ -12,8 +12,6 @@ import xarray as xr
 from afno_forecast.data.sources import Source, open_source
 from afno_forecast.errors import ConfigError, DataError
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
 LATITUDE = np.array([-80.0, -40.0, 0.0, 40.0, 80.0])
 LONGITUDE = np.arange(0, 360, 40.0)
 TIMES = np.datetime64("2001-02-27T18", "ns") + np.arange(7) * np.timedelta64(6, "h")
@@ -257,13 +255,12 @@ def test_numbered_levels_are_not_pressures(tmp_path: Path) -> None:
         open_source(written(ds, tmp_path / "a.nc"))
 
 
-@needs_shared
-def test_a_grib_series_on_levels(tmp_path: Path) -> None:
+def test_a_grib_series_on_levels(shared_data: Path, tmp_path: Path) -> None:
     """The first step of each start is a series of states."""
     pytest.importorskip("cfgrib")
     import eccodes
 
-    with (SHARED / "real" / "earthkit_pl_regular_ll.grib").open("rb") as file, (tmp_path / "first.grib").open("wb") as out:
+    with (shared_data / "real" / "earthkit_pl_regular_ll.grib").open("rb") as file, (tmp_path / "first.grib").open("wb") as out:
         while (message := eccodes.codes_grib_new_from_file(file)) is not None:
             if eccodes.codes_get(message, "step", int) == 0:
                 out.write(eccodes.codes_get_message(message))
@@ -274,17 +271,16 @@ def test_a_grib_series_on_levels(tmp_path: Path) -> None:
     assert 230 < float(source.dataset["temperature"].sel(level=850).mean()) < 300
 
 
-@needs_shared
-def test_grib_and_netcdf_twins_read_equal() -> None:
+def test_grib_and_netcdf_twins_read_equal(shared_data: Path) -> None:
     pytest.importorskip("cfgrib")
-    before = sorted((SHARED / "real").iterdir())
-    grib = open_source(SHARED / "real" / "earthkit_test4.grib")
-    twin = open_source(SHARED / "real" / "earthkit_test4.nc")
-    assert sorted((SHARED / "real").iterdir()) == before
+    before = sorted((shared_data / "real").iterdir())
+    grib = open_source(shared_data / "real" / "earthkit_test4.grib")
+    twin = open_source(shared_data / "real" / "earthkit_test4.nc")
+    assert sorted((shared_data / "real").iterdir()) == before
     assert set(grib.channels.channels) == set(twin.channels.channels)
     for name in ("time", "level", "latitude", "longitude"):
         np.testing.assert_array_equal(grib.dataset[name].values, twin.dataset[name].values)
-    with xr.open_dataset(SHARED / "real" / "earthkit_test4.nc", engine="netcdf4") as raw:
+    with xr.open_dataset(shared_data / "real" / "earthkit_test4.nc", engine="netcdf4") as raw:
         packing = {"geopotential": raw["z"].encoding["scale_factor"], "temperature": raw["t"].encoding["scale_factor"]}
     for name, step in packing.items():  # the netCDF file holds 16-bit integers
         one, two = grib.dataset[name].values, twin.dataset[name].values
@@ -292,22 +288,20 @@ def test_grib_and_netcdf_twins_read_equal() -> None:
         assert grib.dataset[name].attrs["units"] == twin.dataset[name].attrs["units"]
 
 
-@needs_shared
-def test_real_files() -> None:
-    two = open_source([SHARED / "real" / "era5_msl_2025120100_2.5deg.nc", SHARED / "real" / "era5_uv850_2025120100_2.5deg.nc"])
+def test_real_files(shared_data: Path) -> None:
+    two = open_source([shared_data / "real" / "era5_msl_2025120100_2.5deg.nc", shared_data / "real" / "era5_uv850_2025120100_2.5deg.nc"])
     assert set(two.dataset.data_vars) == {"mean_sea_level_pressure", "u_component_of_wind", "v_component_of_wind"}
     assert len(two.times) == 0 and len(two.channels) == 0
-    years = open_source(str(SHARED / "speedy_*.nc"))
+    years = open_source(str(shared_data / "speedy_*.nc"))
     assert len(years.times) == 2919 and set(np.diff(years.times.seconds)) == {21600}
     assert set(years.channels.shorts) == {"z500", "z850", "t500", "t850", "u250", "u850", "v250", "v850", "q700", "sp", "t2m", "pr"}
     assert years.static.shorts == ("orog", "lsm")
 
 
-@needs_shared
-def test_a_forecast_is_not_a_series_of_analyses() -> None:
+def test_a_forecast_is_not_a_series_of_analyses(shared_data: Path) -> None:
     pytest.importorskip("cfgrib")
     with pytest.raises(DataError, match=r"forecast of 2 steps from 4 starts.*isel\(step=0\)"):
-        open_source(SHARED / "real" / "earthkit_pl_regular_ll.grib")
-    single = open_source(SHARED / "real" / "cfgrib_regular_ll_msl.grib")
+        open_source(shared_data / "real" / "earthkit_pl_regular_ll.grib")
+    single = open_source(shared_data / "real" / "cfgrib_regular_ll_msl.grib")
     assert single.times.format(0) == "2006-10-07T00"  # 2006-10-04 and three days
     assert "72 h after its start" in messages(single)

@@ -28,7 +28,6 @@ from afno_forecast.verify.settings import References, ScoreSettings
 sys.path.insert(0, str(Path(__file__).parent))
 from in_memory import Clim, Record, walk
 
-SHARED = Path(__file__).parents[3].parent / "shared"
 CHANNELS = ChannelSet((Channel("2m_temperature", None, "K"), Channel("geopotential", 500, "m2 s-2"), Channel("temperature", 850, "K")))
 GRID = LatLonGrid(np.linspace(-75, 75, 6), np.arange(10) * 36.0)
 ORIENTATION = Orientation(GRID.latitude, GRID.longitude)
@@ -200,10 +199,8 @@ def test_the_table_says_where_the_model_loses(tmp_path: Path) -> None:
     assert "loses" not in good and "|           - |" in good
 
 
-def test_agrees_with_the_independent_scorer_on_simulated_weather(tmp_path: Path) -> None:
-    source, program = SHARED / "data" / "speedy_2001-03_2002-02.nc", SHARED / "tools" / "score_forecast.py"
-    if not source.exists() or not program.exists():
-        pytest.skip("the shared data are not here")
+def test_agrees_with_the_independent_scorer_on_simulated_weather(shared_data: Path, tmp_path: Path) -> None:
+    source, program = shared_data / "speedy_2001-03_2002-02.nc", shared_data.parent / "tools" / "score_forecast.py"
     names = {"z500": ("geopotential", 500, "m2 s-2"), "t850": ("temperature", 850, "K"), "t2m": ("2m_temperature", None, "K")}
     with xr.open_dataset(source) as ds:
         part = ds[list(names)].isel(time=slice(0, 24)).load()
