@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .errors import ConfigError, DivergenceError, ForecastError, Stopped
+from .errors import ConfigError, ForecastError, ResourceError
 
 _TIMEOUT = timedelta(minutes=10)
 _BUCKET_BYTES = 32 << 20
@@ -85,13 +85,15 @@ def session(rendezvous: str = "env://") -> Iterator[Place]:
         return
     try:
         yield _connect(rendezvous, here)
-    except (Stopped, DivergenceError):  # all processes raise these together
-        _claims.append(first_to_tell())
-        dist.barrier()
-        dist.destroy_process_group()
+    except ForecastError as error:
+        if error.everywhere:
+            _claims.append(first_to_tell())
+            with contextlib.suppress(RuntimeError):  # another process was killed meanwhile
+                dist.barrier()
+            dist.destroy_process_group()
         raise
     except RuntimeError as error:
-        if isinstance(error, ForecastError) or not (isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)):
+        if not (isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)):
             raise
         where = f"told by process {here.rank} of {here.world_size}"
         raise ForecastError("another process of this training has ended or cannot be reached", where=where,
@@ -215,6 +217,22 @@ class Axis:
         own = torch.frombuffer(bytearray(text.encode()) or bytearray(1), dtype=torch.uint8)[: len(text.encode())]
         lengths = [int(n) for n in self.numbers([float(len(own) if r == self.rank else 0) for r in range(self.size)])]
         return [bytes(part.tolist()).decode() for part in self.exchange([own] * self.size, [(n,) for n in lengths], "texts")]
+
+    def together(self, work: Callable[[], Any]) -> list[Any]:
+        """What the work of each process gives (values of JSON), in the order of ranks. Where it fails on one, all raise its ResourceError."""
+        if self.size == 1:
+            return [work()]
+        cause = None
+        try:
+            mine = {"given": work()}
+        except ResourceError as error:
+            cause, mine = error, {"failed": {"what": error.what, "where": error.where, "fix": error.fix}}
+        told = [json.loads(text) for text in self.texts(json.dumps(mine))]
+        for failed in (one["failed"] for one in told if "failed" in one):
+            same = ResourceError(**failed)
+            same.everywhere = True
+            raise same from cause
+        return [one["given"] for one in told]
 
     def from_first(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
         """The named tensors of process 0, on the CPU of every process; None where it has none. Others give None."""

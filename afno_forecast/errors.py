@@ -29,6 +29,8 @@ class ForecastError(Exception):
     """
 
     exit_code: ClassVar[int] = 70
+    everywhere: bool = False
+    """Whether every process of a training raises it at the same point, so that they can end together."""
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -73,9 +75,11 @@ class DivergenceError(ForecastError, ArithmeticError):
     """A loss, gradient or forecast that is no longer finite."""
 
     exit_code = 6
+    everywhere = True
 
 
 class Stopped(ForecastError):  # noqa: N818 - not an error: everything is saved
     """Stopped by a signal after everything finished so far was saved; the same command goes on."""
 
     exit_code = 75
+    everywhere = True

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from . import __version__
 from .channels import Channel, ChannelSet
 from .documents import load_document, printable
-from .errors import CheckpointError
+from .errors import CheckpointError, ResourceError
 from .grid import Grid, LatLonGrid, grid_from_dict
 from .times import format_duration
 
@@ -185,21 +186,16 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
         inputs: channels, grid, statistics and static fields.
         weights: the forecaster's state dict.
         card: Markdown for README.md.
-    """
-    from safetensors.torch import save_file
 
-    _recover(folder)
-    temporary = folder.with_name(folder.name + ".partial")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    (temporary / CONFIG).write_text(config_text)
-    _statistics_dataset(inputs).to_netcdf(temporary / STATISTICS, engine="netcdf4")
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, str(temporary / WEIGHTS))
-    (temporary / WEIGHTS).chmod(0o644)  # safetensors leaves it readable by its owner only
-    (temporary / CARD).write_text(card)
-    write_manifest(temporary, FILES)
-    _put_in_place(temporary, folder)
+    Raises:
+        ResourceError: it cannot be written, as on a full disk.
+    """
+    with _replaced(folder) as temporary:
+        (temporary / CONFIG).write_text(config_text)
+        _statistics_dataset(inputs).to_netcdf(temporary / STATISTICS, engine="netcdf4")
+        _write_weights(temporary / WEIGHTS, weights)
+        (temporary / CARD).write_text(card)
+        write_manifest(temporary, FILES)
 
 
 def save_diagnostic(source: Path, folder: Path, *, diagnostic: Diagnostic, weights: Mapping[str, torch.Tensor], card: str) -> None:
@@ -211,24 +207,20 @@ def save_diagnostic(source: Path, folder: Path, *, diagnostic: Diagnostic, weigh
         diagnostic: its configuration and channels.
         weights: its state dict.
         card: Markdown that is put behind the forecaster's own card.
-    """
-    from safetensors.torch import save_file
 
+    Raises:
+        ResourceError: it cannot be written, as on a full disk.
+    """
     check_manifest(source, FILES)
-    temporary = folder.with_name(folder.name + ".partial")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    for name in FILES:
-        shutil.copyfile(source / name, temporary / name)
-    with (temporary / CARD).open("a") as file:
-        file.write(card)
-    facts = {"diagnostic": diagnostic.config.model_dump(mode="json"), "channels": diagnostic.outputs.to_list()}
-    (temporary / DIAGNOSTIC).write_text(json.dumps(facts, indent=1) + "\n")
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, str(temporary / DIAGNOSTIC_WEIGHTS))
-    (temporary / DIAGNOSTIC_WEIGHTS).chmod(0o644)
-    write_manifest(temporary, (*FILES, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
-    _put_in_place(temporary, folder)
+    with _replaced(folder) as temporary:
+        for name in FILES:
+            shutil.copyfile(source / name, temporary / name)
+        with (temporary / CARD).open("a") as file:
+            file.write(card)
+        facts = {"diagnostic": diagnostic.config.model_dump(mode="json"), "channels": diagnostic.outputs.to_list()}
+        (temporary / DIAGNOSTIC).write_text(json.dumps(facts, indent=1) + "\n")
+        _write_weights(temporary / DIAGNOSTIC_WEIGHTS, weights)
+        write_manifest(temporary, (*FILES, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
 
 
 def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
@@ -252,6 +244,36 @@ def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
     diagnostic = Diagnostic(config, forecaster, outputs)
     load_weights(diagnostic, weights, path.with_name(DIAGNOSTIC_WEIGHTS))
     return diagnostic.eval()
+
+
+@contextlib.contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A new folder under a temporary name, which at the end takes the place of an older one.
+
+    Raises ResourceError when it cannot be written, as on a full disk; the older one is intact.
+    """
+    from safetensors import SafetensorError
+
+    temporary = folder.with_name(folder.name + ".partial")
+    try:
+        _recover(folder)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _put_in_place(temporary, folder)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("NetCDF"):  # which has no error of its own
+            raise
+        raise ResourceError(f"the model folder could not be written: {error}", where=str(temporary),
+                            fix="free some space, or choose another folder, and run the same command again; an older model is intact") from error
+
+
+def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, str(path))
+    path.chmod(0o644)  # safetensors leaves it readable by its owner only
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -106,21 +106,25 @@ def is_saved(folder: Path, train_step: int) -> bool:
 
 
 def prepare(folder: Path, train_step: int, size: int) -> None:
-    """Make room for a checkpoint. Raises ResourceError with the bytes needed and free when the disk is too small.
+    """Make room for a checkpoint. Raises ResourceError with the bytes needed and free when the disk is too small, or cannot be written.
 
     Args:
         folder: of all checkpoints; what was left unfinished in it is removed.
         train_step: of the checkpoint.
         size: bytes of all its tensors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob("step-*.partial"):
-        shutil.rmtree(unfinished)
-    needed, free = size + (1 << 20), shutil.disk_usage(folder).free
-    if free < needed:
-        raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder),
-                            fix="free some space; the last checkpoint is intact")
-    _partial(folder, train_step).mkdir()
+    path, needed = _partial(folder, train_step), size + (1 << 20)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob("step-*.partial"):
+            shutil.rmtree(unfinished)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise ResourceError(f"a checkpoint needs {needed:,} bytes, {free:,} are free", where=str(folder),
+                                fix="free some space; the last checkpoint is intact, go on from it with --resume")
+        path.mkdir()
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def write_part(folder: Path, train_step: int, place: tuple[int, int], tensors: Mapping[str, Tensor], rows: Mapping[str, tuple[int, int]]) -> Part:
@@ -171,10 +175,10 @@ def seal(folder: Path, progress: Progress, parts: Sequence[Part]) -> Path:
         marker.write_text(target.name + "\n")
         marker.replace(folder / LATEST)
         fsync_folder(folder)
+        for _, old in _numbered(folder)[_KEEP:]:
+            shutil.rmtree(old)
     except OSError as error:
         raise _not_written(temporary, error) from error
-    for _, old in _numbered(folder)[_KEEP:]:
-        shutil.rmtree(old)
     return target
 
 
@@ -183,8 +187,8 @@ def _partial(folder: Path, train_step: int) -> Path:
 
 
 def _not_written(path: Path, error: OSError | SafetensorError) -> ResourceError:
-    free = shutil.disk_usage(path.parent).free
-    return ResourceError(f"a checkpoint could not be written: {error}; {free:,} bytes are free", where=str(path),
+    there = next(folder for folder in path.parents if folder.exists())
+    return ResourceError(f"a checkpoint could not be written: {error}; {shutil.disk_usage(there).free:,} bytes are free", where=str(path),
                          fix="free some space, or choose another folder; the last checkpoint is intact, go on from it with --resume")
 
 

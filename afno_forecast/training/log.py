@@ -3,6 +3,7 @@ time of a validation), and progress on the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -16,6 +17,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from ..errors import ResourceError
 from .trackers import LogConfig, open_trackers
 
 COLUMNS = ("train_step", "rollout", "loss", "gradient_norm", "learning_rate")
@@ -119,16 +121,20 @@ class RunLog:
         self.echo(text)
 
     def flush(self) -> None:
-        """Push the metrics to the file."""
-        self._metrics.flush()
+        """Push the metrics to the file. Raises ResourceError."""
+        try:
+            self._metrics.flush()
+        except OSError as error:
+            raise ResourceError(f"the log cannot be written: {error.strerror}", where=self._metrics.name,
+                                fix="free some space; the last checkpoint is intact, go on from it with --resume") from error
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._metrics.close()
-        self._scores.close()
-        self._events.close()
+        for file in (self._metrics, self._scores, self._events):
+            with contextlib.suppress(OSError) if error else contextlib.nullcontext():  # what cannot be written has been told
+                file.close()
         for tracker in self._trackers:
             tracker.close(kind is None)
         if self._bar is not None:

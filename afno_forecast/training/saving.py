@@ -7,7 +7,6 @@ has a temporary name, so that a kill at any moment leaves the one before.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from types import TracebackType
 from torch import Tensor
 
 from ..distributed import Axis, share_of
-from ..errors import DivergenceError, ForecastError, ResourceError, Stopped
+from ..errors import ForecastError, ResourceError
 from .checkpoint import Part, Progress, is_saved, prepare, seal, write_part
 
 
@@ -54,7 +53,7 @@ class Checkpoints:
             own: those of this process alone, under names that no other one uses.
 
         Raises:
-            ResourceError: the disk is too small, or the checkpoint before could not be written.
+            ResourceError: on all processes: the disk is too small, or the checkpoint before could not be written.
         """
         self.complete()
         began, world = time.monotonic(), self._world
@@ -65,31 +64,27 @@ class Checkpoints:
         saved, total = world.numbers([float(world.rank == 0 and is_saved(self.folder, progress.train_step)), float(size)])
         if saved:
             return
-        if world.rank == 0:
-            prepare(self.folder, progress.train_step, int(total))
+        world.together(lambda: prepare(self.folder, progress.train_step, int(total)) if world.rank == 0 else None)
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in mine.items()}
-        world.numbers([0.0])  # the folder is there
         self._writing = _Writing(self.folder, progress, (world.rank, world.size), copies, rows, began)
         if not self.beside:
             self.complete()
 
     def complete(self) -> bool:
-        """Wait for what is under way and seal it; whether there was anything. Raises ResourceError when it could not be written."""
+        """Wait for what is under way and seal it; whether there was anything. Raises ResourceError on all processes when one could not write."""
         if self._writing is None:
             return False
-        writing, self._writing = self._writing, None
-        told = self._world.texts(json.dumps(asdict(writing.part())))
+        writing, self._writing, world = self._writing, None, self._world
+        parts = [Part(**told) for told in world.together(lambda: asdict(writing.part()))]
         self.seconds = writing.ended - writing.began
-        if self._world.rank == 0:
-            seal(self.folder, writing.progress, [Part(**json.loads(text)) for text in told])
+        world.together(lambda: str(seal(self.folder, writing.progress, parts)) if world.rank == 0 else None)
         return True
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        together = (Stopped, DivergenceError) if self._world.size > 1 else ForecastError
-        if kind is None or issubclass(kind, together):
+        if error is None or (isinstance(error, ForecastError) and (error.everywhere or self._world.size == 1)):
             self.complete()
 
 

@@ -89,7 +89,7 @@ def _finish(run: Run, log: RunLog) -> None:
 
 
 def _save(run: Run, log: RunLog, lockstep: Lockstep, *, wait: bool) -> None:
-    log.flush()
+    run.layout.mesh.world.together(log.flush)
     run.save()
     if wait:
         run.checkpoints.complete()
@@ -109,8 +109,7 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
         progress.num_validations = validations_due(progress, run.config, validator.config)
         if is_best(score, table, progress, run.config, log):
             weights = run.weights()
-            if first:
-                keep_model(weights, score, table)
+            run.layout.mesh.world.together(lambda: keep_model(weights, score, table) if first else None)
     if draw is not None and validator.shown is not None and math.isfinite(score):
         draw(validator.shown, progress.train_step)
     run.forecaster.train()

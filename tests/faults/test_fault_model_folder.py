@@ -1,7 +1,8 @@
-"""FAULTS 3, 25, 28, 29, 30: model folders that are damaged, unsafe or do not fit are refused; nothing is ever unpickled."""
+"""FAULTS 3, 4, 25, 28, 29, 30: model folders that are damaged, unsafe or do not fit are refused; nothing is ever unpickled."""
 
 import json
 import pickle
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from afno_forecast import model_folder
-from afno_forecast.errors import CheckpointError
+from afno_forecast.errors import CheckpointError, ResourceError
+from afno_forecast.experiment import load_experiment, run_training
 
 
 @pytest.fixture
@@ -131,3 +133,27 @@ def test_saving_over_a_model_keeps_one_of_the_two_whole(model: Path) -> None:
     assert sorted(p.name for p in model.parent.iterdir()) == ["model"]
     again = model_folder.load(model)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), weights.values(), strict=True))
+
+
+@pytest.mark.parametrize(("limit", "file"), [(0, "config.yaml"), (4000, "statistics.nc"), (20_000, "model.safetensors")])
+def test_a_full_disk_while_the_model_is_written_is_told_and_the_older_model_is_intact(limit: int, file: str, model: Path, tiny_experiment: Path,
+                                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file may grow beyond the limit while the model of the first validation is written in the place of an older one."""
+    original, before = model_folder.save, (model / "manifest.json").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(folder: Path, **parts: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        try:
+            original(model, **parts)  # type: ignore[arg-type]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(model_folder, "save", full)
+    with pytest.raises(ResourceError, match="the model folder could not be written") as error:
+        run_training(load_experiment(tiny_experiment, ["training.budget.train_steps=2"]), resume=False, echo=[].append)
+    assert error.value.exit_code == 5 and "model.partial" in error.value.where and "an older model is intact" in error.value.fix
+    written = model.with_name("model.partial")
+    assert (written / file).stat().st_size <= limit and not (written / "manifest.json").exists()
+    assert (model / "manifest.json").read_bytes() == before
+    assert model_folder.load(model).channels.shorts == ("z500", "t2m", "u250")

@@ -1,4 +1,4 @@
-"""FAULTS 1, 2, 8, 13 with several processes: stop signals, a killed process, another number of processes, and the time limit."""
+"""FAULTS 1, 2, 4, 8, 13 with several processes: stop signals, a killed process, a full disk, another number of processes, and the time limit."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,11 +27,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(size: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """`afno-forecast` as a launcher starts it: the same command, each process told its place."""
+def start(size: int, *arguments: str, faults: Mapping[int, str] | None = None) -> list[subprocess.Popen[str]]:
+    """`afno-forecast` as a launcher starts it: the same command, each process told its place; with lines that some run before."""
+    python, option, program = COMMAND
     common = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [subprocess.Popen([*COMMAND, *arguments], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True) for rank in range(size)]
+    before = [(faults or {}).get(rank, "") for rank in range(size)]
+    return [subprocess.Popen([python, option, f"{before[rank]}\n{program}", *arguments], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(size)]
 
 
 def finish(processes: list[subprocess.Popen[str]], seconds: float = 200) -> tuple[list[int], str, str]:
@@ -107,6 +109,46 @@ def test_a_killed_process_ends_the_others_which_tell_once_and_one_alone_goes_on(
     assert "written by 2 processes, this is 1" in alone.stdout and "not the same to the last bit" in alone.stdout
     assert "stopped by the time limit after train step" in alone.stderr
     assert newest(tmp_path / "run")[1]["train_step"] > done  # type: ignore[operator]
+
+
+FULL = """
+import resource
+from afno_forecast.training import saving
+original = saving.{name}
+def full(*arguments):
+    if {step} == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+    return original(*arguments)
+saving.{name} = full
+"""
+SMALL = """
+import shutil
+from types import SimpleNamespace
+from afno_forecast.training import saving
+original = saving.prepare
+def prepare(folder, train_step, size):
+    if train_step == 3:
+        shutil.disk_usage = lambda path: SimpleNamespace(free=1000)
+    original(folder, train_step, size)
+saving.prepare = prepare
+"""
+
+
+@pytest.mark.parametrize(("rank", "fault", "words"), [
+    (1, FULL.format(name="write_part", step="arguments[1]", limit=10_000), "state-2-of-2.safetensors"),
+    (0, FULL.format(name="write_part", step="arguments[1]", limit=10_000), "state-1-of-2.safetensors"),
+    (0, FULL.format(name="seal", step="arguments[1].train_step", limit=0), "a checkpoint could not be written"),
+    (0, SMALL, "bytes, 1,000 are free"),
+], ids=["a part", "the first part", "the seal", "too small"])
+def test_a_full_disk_of_one_process_ends_all_with_the_same_cause_told_once(rank: int, fault: str, words: str, tiny_experiment: Path,
+                                                                          tmp_path: Path) -> None:
+    codes, _, told = finish(start(2, "train", str(tiny_experiment), *SETTINGS, faults={rank: fault}))
+    assert codes == [5, 5], told
+    lines = told.splitlines()
+    assert len(lines) == 3 and words in told, told
+    assert lines[1].startswith("  where: ") and str(tmp_path / "run" / "checkpoints") in lines[1]
+    assert lines[2].startswith("  fix:   free some space") and "the last checkpoint is intact, go on from it with --resume" in lines[2]
+    assert newest(tmp_path / "run")[1]["train_step"] == 2
 
 
 def test_a_mistake_is_told_by_one_process(tiny_experiment: Path, tmp_path: Path) -> None:
