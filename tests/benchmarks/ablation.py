@@ -11,6 +11,7 @@ import torch
 from skill import Rows, Setting, arguments, run, slug, table
 from skill_networks import OURS, SKILL_ROWS, WIDER, hierarchical, plain, unet
 
+from afno_forecast.training.loss import LossConfig
 from afno_forecast.training.optimizers import OptimizerConfig
 
 ABLATION_ROWS: Rows = {
@@ -32,18 +33,30 @@ ABLATION_ROWS: Rows = {
     "four mixer blocks": (hierarchical(depth=4), OURS),
     "mixer identity": (hierarchical(mixer="identity"), OURS),
     "mixer alone": (hierarchical(local=False), OURS),
+    "mixer gfn": (hierarchical(mixer="gfn", tokens=(8, 16)), OURS),
+    "mixer legacy": (hierarchical(mixer="legacy"), OURS),
     "mixer fno": (hierarchical(mixer="fno", num_bands=4), OURS),
     "mixer attention": (hierarchical(mixer="attention"), OURS),
+    "depthwise beside the mixer": (hierarchical(local="depthwise"), OURS),
     "dense weights": (hierarchical(num_blocks=1), OURS),
     "32 blocks": (hierarchical(num_blocks=32), OURS),
     "one band": (hierarchical(num_bands=1), OURS),
     "soft-shrink 0.01": (hierarchical(shrink=0.01), OURS),
+    "learned soft-shrink 0.01": (hierarchical(shrink=0.01, learned_shrink=True), OURS),
     "half of the modes": (hierarchical(fraction=0.5), OURS),
     "double Fourier sphere": (hierarchical(latitude="double"), OURS),
+    "odd channels": (hierarchical(odd_channels=0.25), OURS),
+    "rolls in longitude": (hierarchical(), replace(OURS, name="rolls", loss=LossConfig(roll="longitude"))),
+    "noise on the input": (hierarchical(), replace(OURS, name="noise 0.05", loss=LossConfig(input_noise=0.05))),
+    "amse": (hierarchical(), replace(OURS, name="amse", loss=LossConfig(kind="amse"))),
     "shallow pyramid": (hierarchical(widths=(32, 64)), OURS),
     "shallow pyramid, identity": (hierarchical(widths=(32, 64), mixer="identity"), OURS),
     "plain, patch 2": (plain(patch=(2, 2), width=128, depth=4, num_bands=4, local=True), OURS),
     "plain, patch 2, identity": (plain(patch=(2, 2), width=128, depth=4, mixer="identity", local=True), OURS),
+    "plain, patch 4": (plain(patch=(4, 4), width=128, depth=4, num_bands=4, local=True), OURS),
+    "plain, patch 2, overlap and decoder": (plain(patch=(2, 2), width=128, depth=4, num_bands=4, local=True, overlap=1, decoder_channels=32), OURS),
+    "plain, patch 2, patch jitter": (plain(patch=(2, 2), width=128, depth=4, num_bands=4, local=True),
+                                     replace(OURS, name="jitter", loss=LossConfig(roll="patch"))),
     "U-Net": (unet(), OURS),
 }
 

@@ -37,7 +37,7 @@ from afno_forecast.forecast.rollout import rollout
 from afno_forecast.forecaster import Forecaster, ModelInputs, build_forecaster
 from afno_forecast.model_folder import load_weights
 from afno_forecast.training.config import TrainingConfig
-from afno_forecast.training.loss import LossConfig, RolloutLoss
+from afno_forecast.training.loss import RolloutLoss
 from afno_forecast.training.optimizers import Optimizers, WeightAverage
 from afno_forecast.training.run import Run
 from afno_forecast.training.schedule import Budget, Stage
@@ -93,13 +93,14 @@ def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, l
     for name, (build, recipe) in rows.items():
         forecaster = setting.forecaster((build, recipe), 1)
         optimizers, average = Optimizers(forecaster, recipe.optimizer), WeightAverage(forecaster, recipe.average)
+        loss = RolloutLoss(recipe.loss, forecaster, seed=1)
         for steps in (1, 2):
             batches = setting.loader(forecaster, 1, recipe.batch).batches(steps, stage=0)
 
-            def update(forecaster: Forecaster = forecaster, optimizers: Optimizers = optimizers, average: WeightAverage = average,
-                       batches: Any = batches, steps: int = steps) -> None:
+            def update(forecaster: Forecaster = forecaster, loss: RolloutLoss = loss, optimizers: Optimizers = optimizers,
+                       average: WeightAverage = average, batches: Any = batches, steps: int = steps) -> None:
                 optimizers.zero_grad()
-                RolloutLoss(LossConfig(), forecaster)(next(batches), steps).backward()  # type: ignore[no-untyped-call]
+                loss(next(batches), steps).backward()  # type: ignore[no-untyped-call]
                 optimizers.clip()
                 optimizers.step(1e-4)
                 average.update(forecaster)
@@ -145,7 +146,7 @@ def train_row(setting: Setting, row: Row, cost: Sequence[float], seed: int, seco
     forecaster = setting.forecaster(row, seed)
     num_updates, stages = stages_for(cost, recipe, seconds)
     config = TrainingConfig(budget=Budget(train_steps=num_updates), batch_size=recipe.batch, stages=stages, optimizer=recipe.optimizer,
-                            average=recipe.average, precision="float32", checkpoint_minutes=1000, threads=1)
+                            loss=recipe.loss, average=recipe.average, precision="float32", checkpoint_minutes=1000, threads=1)
     validator = Validator(setting.store, forecaster, ValidationConfig(count=1, inits=4, lead_time="1d"), start=setting.validation[0],
                           end=setting.validation[1])
     kept: dict[str, torch.Tensor] = {}

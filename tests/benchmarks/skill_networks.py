@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from afno_forecast.nn.backbone import HierarchicalConfig, LegacyConfig, PlainConfig, build_backbone
 from afno_forecast.nn.block import BoundaryConv, ResidualBlock
 from afno_forecast.nn.padding import Boundary
+from afno_forecast.training.loss import LossConfig
 from afno_forecast.training.optimizers import OptimizerConfig
 
 Build = Callable[[int, int, tuple[int, int], Boundary], nn.Module]
@@ -40,6 +41,7 @@ class Recipe:
     """Steps the model can take; the network is told which one."""
     drawn: tuple[str, ...] = ()
     """Steps that the batches draw from; all equally often where empty."""
+    loss: LossConfig = field(default_factory=LossConfig)
 
 
 OURS = Recipe("ours", ((0.35, 1), (0.60, 2), (0.85, 4), (1.0, 8)), OptimizerConfig(learning_rate=4e-3))
