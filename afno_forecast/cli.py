@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ import click
 from . import __version__
 from .cli_data import data
 from .cli_exit import Guard, say, together
-from .cli_options import PATH, GridSize, NamesList
+from .cli_options import PATH, GridSize, NamesList, gathered
 from .cli_plot import plot
 from .cli_rollout import rollout
 
 if TYPE_CHECKING:
+    from .convert import Published
     from .experiment import Experiment
+    from .verify.settings import ScoreSettings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -140,6 +143,25 @@ def launch(config: Path, overrides: tuple[str, ...], slurm: bool, prints: bool, 
     say(batch_file(config, overrides, nodes=nodes, gpus=gpus_per_node, tasks=tasks, seconds=parse_duration(max_time)), end="")
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """What is known of published weights beside their file."""
+
+    channels: tuple[str, ...]
+    grid: tuple[int, int]
+    time_step: str
+    fraction: float
+    shrink: float
+    single_skip: bool
+
+    def described(self) -> Published:
+        """As the conversion takes it. Raises ConfigError for a step that is no duration."""
+        from .convert import Published
+        from .times import parse_duration
+
+        return Published(self.channels, self.grid, parse_duration(self.time_step), self.fraction, self.shrink, double_skip=not self.single_skip)
+
+
 @cli.command()
 @click.argument("checkpoint", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="MODEL_FOLDER", help="Model folder to make.")
@@ -151,18 +173,33 @@ def launch(config: Path, overrides: tuple[str, ...], slurm: bool, prints: bool, 
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Hard-thresholding fraction.")
 @click.option("--shrink", type=click.FloatRange(0), default=0.01, show_default=True, help="Sparsity threshold.")
 @click.option("--single-skip", is_flag=True, help="The weights were trained without the skip around the mixer.")
-def convert(checkpoint: Path, out: Path, channels: tuple[str, ...], means: Path, stds: Path, grid: tuple[int, int], time_step: str, fraction: float,
-            shrink: float, single_skip: bool) -> None:
+@gathered(weights=_Weights)
+def convert(checkpoint: Path, out: Path, means: Path, stds: Path, weights: _Weights) -> None:
     """Make a model folder of published AFNO weights.
 
     FourCastNet's backbone.ckpt, or a state dict of PhysicsNeMo's AFNO; the file is read as tensors only.
     """
-    from .convert import Published
     from .convert import convert as make
-    from .times import parse_duration
 
-    published = Published(channels, grid, parse_duration(time_step), fraction, shrink, double_skip=not single_skip)
-    make(checkpoint, out, published, means=means, stds=stds, echo=say)
+    make(checkpoint, out, weights.described(), means=means, stds=stds, echo=say)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """Which scores, where, and how they are tested."""
+
+    regions: tuple[str, ...] | None
+    kinds: tuple[str, ...] | None
+    significance: str | None
+    seed: int
+
+    def settings(self) -> ScoreSettings:
+        """As the scores take it. Raises ConfigError for a name that is not known or a block that is no duration."""
+        from .times import parse_duration
+        from .verify.settings import KINDS, ScoreSettings
+
+        return ScoreSettings(regions=self.regions, kinds=self.kinds or KINDS, seed=self.seed,
+                             block_seconds=None if self.significance is None else parse_duration(self.significance))
 
 
 @cli.command()
@@ -177,19 +214,17 @@ def convert(checkpoint: Path, out: Path, channels: tuple[str, ...], means: Path,
 @click.option("--significance", metavar="DURATION", help="Test differences by blocks of init times this long: 5d. [default: no test]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every draw: ties of ranks, past states, the test.")
 @click.option("--fill-absent", is_flag=True, help="Chunks that a zarr source lacks hold its fill value. [default: they are an error]")
-def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: Path | None, regions: tuple[str, ...] | None,
-             against: tuple[Path, ...], kinds: tuple[str, ...] | None, leads: tuple[str, ...] | None, significance: str | None, seed: int,
-             fill_absent: bool) -> None:
+@gathered(scoring=_Scoring)
+def evaluate(forecast: Path, truths: tuple[Path, ...], out: Path, climatology: Path | None, against: tuple[Path, ...],
+             leads: tuple[str, ...] | None, fill_absent: bool, scoring: _Scoring) -> None:
     """Score a forecast or an ensemble against analyses.
 
     Always beside persistence and, where there is one, climatology. What the scores are: afno_forecast/README.md, "Score files".
     """
     from .cli_open import score
     from .times import parse_duration
-    from .verify.settings import KINDS, ScoreSettings
 
-    settings = ScoreSettings(regions=regions, kinds=kinds or KINDS, seed=seed,
-                             block_seconds=None if significance is None else parse_duration(significance))
+    settings = scoring.settings()
     seconds = None if leads is None else [parse_duration(lead) for lead in leads]
     for line in score(forecast, truths, out, climatology=climatology, against=against, leads=seconds, settings=settings,
                       fill_absent=fill_absent):

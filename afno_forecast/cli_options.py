@@ -1,13 +1,33 @@
-"""Kinds of option that several commands share."""
+"""Kinds of option that several commands share, and options that belong together handed over as one object."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 PATH = click.Path(path_type=Path)
+
+
+def gathered(**groups: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Hand a command options that belong together as one object.
+
+    Args:
+        groups: argument of the command -> dataclass whose fields are named like the options; they reach the command in it alone.
+    """
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            objects = {name: group(**{field.name: given.pop(field.name) for field in fields(group)}) for name, group in groups.items()}
+            command(**given, **objects)
+
+        return call
+
+    return decorate
 
 
 class NamesList(click.ParamType[tuple[str, ...]]):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .cli_exit import say
-from .cli_options import PATH, NamesList, Numbers
+from .cli_options import PATH, NamesList, Numbers, gathered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,81 @@ if TYPE_CHECKING:
     from .forecast.perturb import Perturbation
     from .forecast.produce import Scoring
     from .forecast.progress import Share
+    from .forecast.selection import Selection
     from .forecast.session import Session
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where forecasts start, and how far they go."""
+
+    sources: tuple[Path, ...]
+    init: str
+    lead_time: str | None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which states are kept, and what of each."""
+
+    leads: tuple[str, ...] | None
+    output_every: str | None
+    variables: tuple[str, ...] | None
+    levels: tuple[str, ...] | None
+    region: Any
+
+    def selection(self) -> Selection:
+        """What is kept of a state. Raises UsageError for a level that is no whole number."""
+        from .forecast.selection import Selection
+
+        wrong = [text for text in self.levels or () if not (text.isascii() and text.isdecimal())]
+        if wrong:
+            raise click.UsageError(f"'{wrong[0]}' is not a level; write whole hPa with commas, for example --levels 500,850")
+        return Selection(self.variables, None if self.levels is None else tuple(int(text) for text in self.levels), self.region)
+
+
+@dataclass(frozen=True)
+class _Perturbed:
+    """How members differ; None where the option was not given."""
+
+    perturb: Any
+    amplitude: float | None
+    seed: int | None
+    length_scale: float | None
+    breeding_cycles: int | None
+    lag: str | None
+
+    def perturbation(self) -> Perturbation | None:
+        """As the rollout takes it. Raises UsageError for an option that has no effect without --perturb."""
+        from .forecast.perturb import Perturbation
+        from .times import parse_duration
+
+        lag = None if self.lag is None else parse_duration(self.lag)
+        chosen = {name: value for name, value in {**asdict(self), "lag": lag}.items() if value is not None and name != "perturb"}
+        if self.perturb is None:
+            if chosen:
+                raise click.UsageError(f"--{next(iter(chosen)).replace('_', '-')} does nothing without --perturb; add --perturb correlated")
+            return None
+        names = {"length_scale": "length_km", "breeding_cycles": "cycles"}
+        return Perturbation(self.perturb, **{names.get(name, name): value for name, value in chosen.items()})
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a rollout leaves: a forecast file, scores, or both."""
+
+    out: Path | None
+    file_format: Any
+    score_online: Path | None
+    truths: tuple[Path, ...]
+
+    def require(self) -> None:
+        """Raise UsageError where nothing is asked for, or --truth would have no effect."""
+        if self.out is None and self.score_online is None:
+            raise click.UsageError("nothing is asked for: add --out forecast.zarr, --score-online scores.nc, or both")
+        if self.truths and self.score_online is None:
+            raise click.UsageError("--truth does nothing without --score-online")
+
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=PATH, metavar="MODEL...")
@@ -42,10 +117,9 @@ if TYPE_CHECKING:
 @click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file.")
 @click.option("--truth", "truths", type=PATH, multiple=True, help="What --score-online compares with. [default: --data]")
 @click.option("--other-grid", is_flag=True, help="Step the network on the data's own grid where it is not the training's.")
-def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead_time: str | None, out: Path | None, file_format: Any,
-            batch_size: int, leads: tuple[str, ...] | None, output_every: str | None, variables: tuple[str, ...] | None,
-            levels: tuple[str, ...] | None, region: Any, members: int | None, score_online: Path | None, truths: tuple[Path, ...],
-            other_grid: bool, **perturb: Any) -> None:
+@gathered(start=_Start, kept=_Kept, perturbed=_Perturbed, result=_Result)
+def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, other_grid: bool, start: _Start, kept: _Kept, perturbed: _Perturbed,
+            result: _Result) -> None:
     """Forecast from analyses.
 
     The forecast is written while the model runs; interrupted, the same command continues it. Under `torchrun --nproc-per-node 2
@@ -53,23 +127,24 @@ def rollout(models: tuple[Path, ...], sources: tuple[Path, ...], init: str, lead
     """
     from .forecast.produce import Options, produce_forecast
     from .forecast.progress import Share
-    from .forecast.selection import Selection
     from .times import parse_duration
 
-    if out is None and score_online is None:
-        raise click.UsageError("nothing is asked for: add --out forecast.zarr, --score-online scores.nc, or both")
-    if truths and score_online is None:
-        raise click.UsageError("--truth does nothing without --score-online")
+    result.require()
     share = Share.from_environment()
-    options = Options(members, _perturbation(**perturb), other_grid, tuple(parse_duration(text) for text in leads or ()),
-                      None if output_every is None else parse_duration(output_every), Selection(variables, _whole(levels), region),
-                      share, scoring=None if score_online is None else _scoring(score_online, truths or sources, share))
-    seconds = None if lead_time is None else parse_duration(lead_time)
-    produce_forecast(models[0] if len(models) == 1 else models, sources[0] if len(sources) == 1 else sources, init=init, lead_time=seconds, out=out,
-                     format=file_format, batch_size=batch_size, options=options, echo=say)
-    for kind, path in (("forecast", out), ("scores", score_online)):
+    options = Options(members, perturbed.perturbation(), other_grid, tuple(parse_duration(text) for text in kept.leads or ()),
+                      None if kept.output_every is None else parse_duration(kept.output_every), kept.selection(), share,
+                      scoring=None if result.score_online is None else _scoring(result.score_online, result.truths or start.sources, share))
+    seconds = None if start.lead_time is None else parse_duration(start.lead_time)
+    produce_forecast(_single(models), _single(start.sources), init=start.init, lead_time=seconds, out=result.out, format=result.file_format,
+                     batch_size=batch_size, options=options, echo=say)
+    for kind, path in (("forecast", result.out), ("scores", result.score_online)):
         if path is not None:
             say(f"{kind}: {path}")
+
+
+def _single(paths: tuple[Path, ...]) -> Path | tuple[Path, ...]:
+    """The path where there is one, all of them otherwise."""
+    return paths[0] if len(paths) == 1 else paths
 
 
 def _scoring(scores: Path, truths: tuple[Path, ...], share: Share) -> Callable[[Session, Any], Scoring]:
@@ -83,26 +158,4 @@ def _scoring(scores: Path, truths: tuple[Path, ...], share: Share) -> Callable[[
         raise click.UsageError(f"'{scores}' is no .nc file; write --score-online {scores.with_suffix('.nc')}")
     check_scores_path(scores, truths)
     logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())
-    truth = truths[0] if len(truths) == 1 else truths
-    return lambda session, leads: score_session(session, leads, truth, scores, share=share)
-
-
-def _perturbation(perturb: Any, lag: str | None, **given: Any) -> Perturbation | None:
-    """What the options say. Raises UsageError for an option that has no effect without --perturb."""
-    from .forecast.perturb import Perturbation
-    from .times import parse_duration
-
-    chosen = {name: value for name, value in {**given, "lag": None if lag is None else parse_duration(lag)}.items() if value is not None}
-    if perturb is None:
-        if chosen:
-            raise click.UsageError(f"--{next(iter(chosen)).replace('_', '-')} does nothing without --perturb; add --perturb correlated")
-        return None
-    names = {"length_scale": "length_km", "breeding_cycles": "cycles"}
-    return Perturbation(perturb, **{names.get(name, name): value for name, value in chosen.items()})
-
-
-def _whole(levels: tuple[str, ...] | None) -> tuple[int, ...] | None:
-    wrong = [text for text in levels or () if not (text.isascii() and text.isdecimal())]
-    if wrong:
-        raise click.UsageError(f"'{wrong[0]}' is not a level; write whole hPa with commas, for example --levels 500,850")
-    return None if levels is None else tuple(int(text) for text in levels)
+    return lambda session, leads: score_session(session, leads, _single(truths), scores, share=share)
