@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .. import vocabulary
 from ..channels import ChannelSet
 from ..config import Strict
 from ..data.loader import Batch
@@ -183,7 +184,9 @@ def channel_weights(config: LossConfig, channels: ChannelSet) -> Tensor:
 
 def _numbers_of(name: str, channels: ChannelSet) -> list[int]:
     """Positions of a channel, or of all levels of a variable."""
-    same = [number for number, channel in enumerate(channels) if name in (channel.variable, channel.short.rstrip("0123456789"))]
+    known = vocabulary.find_variable(name)
+    variable = name if known is None else known.name
+    same = [number for number, channel in enumerate(channels) if channel.variable == variable]
     if same:
         return same
     try:

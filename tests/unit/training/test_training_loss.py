@@ -99,6 +99,20 @@ def test_weights_of_levels_and_names() -> None:
         weights(channels=dict.fromkeys(CHANNELS.shorts, 0.0))
 
 
+def test_a_short_name_weighs_its_own_variable_alone() -> None:
+    winds = ChannelSet((Channel("u_component_of_wind", 500, "m s-1"), Channel("10m_u_component_of_wind", None, "m s-1"),
+                        Channel("u_component_of_wind", 850, "m s-1"), Channel("field1", None, "1"), Channel("field2", None, "1")))
+
+    def weights(**channels: float) -> list[float]:
+        return channel_weights(LossConfig(channels=channels), winds).tolist()
+
+    assert weights(u=3.0) == [3, 1, 3, 1, 1], "the wind at 10 m, u10, is not the variable u"
+    assert weights(u10=3.0) == weights(**{"10u": 3.0}) == [1, 3, 1, 1, 1]
+    assert weights(field2=3.0) == [1, 1, 1, 1, 3]
+    with pytest.raises(ConfigError, match="no channel 'field'"):
+        weights(field=3.0)
+
+
 def test_members_differ_by_noise_that_depends_on_seed_update_and_dates() -> None:
     forecaster, samples = make(noise_lengths_km=(2000.0, 5000.0)), batch()
     value = loss(forecaster, samples, kind="crps", members=3, fairness=1.0, spectrum=0.1, train_step=7)
