@@ -74,11 +74,11 @@ class Selection:
         whole = len(columns) == len(geometry.longitude)
         longitude = geometry.longitude[columns]
         if not whole:
-            order = np.argsort(offset[columns], kind="stable")
-            order = order if geometry.longitude[0] <= geometry.longitude[-1] else order[::-1]
+            westward = bool(np.median((np.diff(geometry.longitude) + 180) % 360) < 180)
+            order = np.argsort(offset[columns], kind="stable")[::-1 if westward else 1]
             columns, longitude = columns[order], longitude[order]
-            if (np.diff(longitude) < 0).any() and geometry.longitude[0] <= geometry.longitude[-1]:  # across the edge of the user's convention
-                longitude = np.where(longitude > longitude[-1], longitude - 360, longitude)
+            beyond = longitude > longitude[0 if westward else -1]  # across the edge of the user's convention
+            longitude = np.where(beyond, longitude - 360, longitude)
         if len(rows) < 2 or len(columns) < 2:
             raise ConfigError(f"the region has {len(rows)} x {len(columns)} cells of the grid; at least 2 x 2 are needed", where="--region",
                               fix="widen --region")

@@ -50,6 +50,22 @@ def test_a_region_is_cut_in_the_users_order_without_a_jump(region: tuple[float, 
     np.testing.assert_array_equal(sideways.apply(field.T), expected.T)
 
 
+@pytest.mark.parametrize(("longitude", "region", "kept"), [
+    (np.r_[0:180, -180:0], (-3, 3, -2, 2), range(-3, 4)), (np.r_[0:180, -180:0], (178, -178, -2, 2), range(-182, -177)),
+    (np.r_[350:360, 0:11], (-3, 3, -2, 2), range(-3, 4)), (np.r_[350:360, 0:11], (2, 5, -2, 2), range(2, 6)),
+    (np.r_[180:-180:-1], (178, -178, -2, 2), range(-178, -183, -1)), (np.r_[180:-180:-1], (-3, 3, -2, 2), range(3, -4, -1)),
+    (np.r_[359:-1:-1], (-3, 3, -2, 2), range(3, -4, -1)),
+])
+def test_a_region_keeps_the_direction_of_longitudes_that_wrap_or_descend(longitude: np.ndarray, region: tuple[float, float, float, float],
+                                                                         kept: range) -> None:
+    user = Orientation(np.arange(-5.0, 6), longitude.astype(float))
+    crop = Selection(region=region).crop(user)
+    assert crop is not None
+    assert crop.orientation.longitude.tolist() == list(kept)
+    field = np.mod(longitude, 360) * np.ones((11, 1))
+    np.testing.assert_array_equal(crop.apply(field.astype(np.float32))[0], np.mod(list(kept), 360))
+
+
 def test_a_region_that_is_none_or_on_a_box_is_refused() -> None:
     with pytest.raises(ConfigError, match="is not a region"):
         Selection(region=(0, 90, 60, 0)).crop(USER)
