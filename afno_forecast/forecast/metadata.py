@@ -55,6 +55,7 @@ class Layout:
         coordinates, variables: the arrays.
         attrs: of the file.
         geometry: the user's order of the horizontal axes.
+        state_shape: of the states that are written, canonical; (C, H, W).
         num_inits, num_leads: extent of these dimensions.
         num_members: extent of `number`; None for a forecast without that dimension.
         crop: the region that is kept; None for the whole grid.
@@ -64,6 +65,7 @@ class Layout:
     variables: tuple[ArraySpec, ...]
     attrs: dict[str, str]
     geometry: Geometry
+    state_shape: tuple[int, int, int]
     num_inits: int
     num_leads: int
     num_members: int | None = None
@@ -107,7 +109,17 @@ class Layout:
 
 def make_layout(channels: ChannelSet, geometry: Geometry, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64], calendar: str,
                 attrs: Mapping[str, str], *, members: int | None = None, selection: Selection = WHOLE) -> Layout:
-    """The layout of a forecast of these channels, init times, lead times and members.
+    """The layout of a forecast.
+
+    Args:
+        channels: order of the channels of the states.
+        geometry: the user's order of the axes, or the box of a PDE.
+        init_seconds: init times, ascending, seconds since 1970 in `calendar`; shape (I,).
+        lead_seconds: lead times, ascending; shape (L,).
+        calendar: CF calendar of the init times.
+        attrs: attributes of the file (title, source, institution, ...).
+        members: extent of the dimension `number`, counted from 1; None for a forecast without it.
+        selection: variables, levels and region that are kept.
 
     Raises:
         ConfigError: no channel, no init or lead time, times that do not ascend, a variable both with and without levels, or a selection of
@@ -131,7 +143,8 @@ def make_layout(channels: ChannelSet, geometry: Geometry, init_seconds: NDArray[
     leading = {"time": len(init_seconds), **({} if members is None else {"number": members}), "prediction_timedelta": len(lead_seconds)}
     variables = tuple(_variable(name, units, sources, levels, leading, horizontal) for name, units, sources in kept)
     texts = {"Conventions": "CF-1.8", **{str(k): str(v) for k, v in attrs.items()}}
-    return Layout(tuple(coordinates), variables, texts, geometry, len(init_seconds), len(lead_seconds), members, crop)
+    return Layout(tuple(coordinates), variables, texts, geometry, (len(channels), *geometry.grid().shape), len(init_seconds), len(lead_seconds),
+                  members, crop)
 
 
 def _kept(channels: ChannelSet, selection: Selection) -> list[tuple[str, str, dict[int | None, Source]]]:

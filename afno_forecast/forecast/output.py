@@ -12,9 +12,8 @@ import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import TracebackType
@@ -24,37 +23,14 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from ..channels import ChannelSet
 from ..errors import ConfigError, ResourceError
-from ..grid import Geometry
 from ..vocabulary import COMPLETE_ATTRIBUTE as COMPLETE
-from .metadata import IDENTITY, WHOLE, ArraySpec, make_layout
+from .metadata import IDENTITY, ArraySpec, Layout
 from .progress import SINGLE, Progress, Share, gate, progress_path, read_progress, remove_progress
-from .selection import Selection
 from .zarr_form import ChunkFiles, create_store, mark_complete, open_chunks, read_marks
 
 Format = Literal["zarr2", "zarr3", "netcdf"]
 _MARGIN = 1 << 20  # bytes of metadata and coordinates
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a file holds besides one forecast of everything from each init time, in which format, and who writes it.
-
-    Args:
-        members: extent of the dimension `number`, counted from 1; None for a forecast without it.
-        selection: variables, levels and region that are kept.
-        share: this process; those of a group write into one file, and the last one to finish marks it complete.
-        format: None takes it from the suffix: `.zarr` zarr v2 with consolidated metadata, `.nc` netCDF.
-    """
-
-    members: int | None = None
-    selection: Selection = WHOLE
-    share: Share = SINGLE
-    format: Format | None = None
-
-
-ALONE = Parts()
 
 
 class ForecastWriter:
@@ -62,30 +38,23 @@ class ForecastWriter:
 
     Args:
         path: the file to make.
-        channels: order of the channels of the states.
-        orientation: the user's order of the axes, or the box of a PDE.
-        init_seconds: init times, ascending, seconds since 1970 in `calendar`; shape (I,).
-        lead_seconds: lead times, ascending; shape (L,).
-        calendar: CF calendar of the init times.
-        attrs: attributes of the file (title, source, institution, ...); must not change when a file is continued.
+        layout: what the file holds besides the numbers, from `make_layout`; its attributes must not change when a file is continued.
         identity: hash of what produces the forecast: model, data and settings.
-        parts: members, what is kept, the format, and which process of a group this is.
+        share: this process; those of a group write into one file, and the last one to finish marks it complete.
+        format: None takes it from the suffix: `.zarr` zarr v2 with consolidated metadata, `.nc` netCDF.
 
     Raises:
         ConfigError: another forecast is there, or another process writes this one, or the suffix says no format or another one.
         ResourceError: the folder is missing or read-only, or the disk too small; bytes needed and free are named.
     """
 
-    def __init__(self, path: Path, *, channels: ChannelSet, orientation: Geometry, init_seconds: NDArray[np.int64], lead_seconds: NDArray[np.int64],
-                 calendar: str, attrs: Mapping[str, str], identity: str, parts: Parts = ALONE) -> None:
+    def __init__(self, path: Path, layout: Layout, *, identity: str, share: Share = SINGLE, format: Format | None = None) -> None:
         self.path = Path(path)
-        self.format = _format_of(self.path, parts.format)
-        self._layout = make_layout(channels, orientation, init_seconds, lead_seconds, calendar, attrs, members=parts.members,
-                                   selection=parts.selection)
+        self.format = _format_of(self.path, format)
+        self._layout = layout
         self._identity = self._layout.digest(f"{identity} {self.format}")
-        self._shape_CHW = (len(channels), *orientation.grid().shape)
         self._store = self.path if self.format != "netcdf" else self.path.with_name(self.path.name + ".partial")
-        self._share = parts.share
+        self._share = share
         self._written: set[tuple[int, int]] = set()
         self._done: set[int] = set()
         self._chunks: dict[str, ChunkFiles] = {}
@@ -122,7 +91,7 @@ class ForecastWriter:
     def write(self, forecast: int, lead_index: int, state: NDArray[Any]) -> None:
         """Write one state, physical units, canonical order, float32; shape (C, H, W). Raises ResourceError when the disk is full."""
         assert not self.complete and forecast not in self._done, f"forecast {forecast} is done"
-        assert state.shape == self._shape_CHW, f"a state of shape {state.shape}, wanted {self._shape_CHW}"
+        assert state.shape == self._layout.state_shape, f"a state of shape {state.shape}, wanted {self._layout.state_shape}"
         index = self._layout.index(forecast, lead_index)
         with self._disk_errors():
             for spec, values in self._layout.chunks_of(state):

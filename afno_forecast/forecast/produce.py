@@ -17,8 +17,8 @@ from ..times import format_duration, format_instant
 from .background import BackgroundWriter
 from .hooks import Hook, WriteStates
 from .initial import Data
-from .metadata import WHOLE
-from .output import ForecastWriter, Format, Parts
+from .metadata import WHOLE, make_layout
+from .output import ForecastWriter, Format
 from .perturb import Perturbation
 from .progress import SINGLE, Share
 from .selection import Selection, select_leads
@@ -123,10 +123,10 @@ def _run(session: Session, work: Sequence[Sequence[Batch]], leads: Sequence[int]
 
 def _open_writer(session: Session, out: Path, format: Format | None, steps: tuple[int, ...], options: Options) -> ForecastWriter:
     forecaster, states = session.forecaster, session.states
-    parts = Parts(members=session.members, selection=options.selection, share=options.share, format=format)
-    return ForecastWriter(out, channels=session.channels, orientation=states.orientation, init_seconds=session.inits,
-                          lead_seconds=np.asarray(steps, dtype=np.int64) * forecaster.time_step, calendar=states.times.calendar, attrs=session.attrs,
-                          identity=session.identity, parts=parts)
+    leads = np.asarray(steps, dtype=np.int64) * forecaster.time_step
+    layout = make_layout(session.channels, states.orientation, session.inits, leads, states.times.calendar, session.attrs, members=session.members,
+                         selection=options.selection)
+    return ForecastWriter(out, layout, identity=session.identity, share=options.share, format=format)
 
 
 def _work_left(session: Session, written: frozenset[int] | None, scoring: Scoring | None, share: Share) -> list[list[Batch]]:

@@ -28,7 +28,8 @@ from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
 from afno_forecast.data.states import open_states
 from afno_forecast.data.store import Store
-from afno_forecast.forecast.output import ForecastWriter, Parts
+from afno_forecast.forecast.metadata import make_layout
+from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.times import STANDARD
 from afno_forecast.verify.evaluate import evaluate
 from afno_forecast.verify.extremes import departure_quantiles
@@ -70,8 +71,8 @@ def make_files(shared: Path, folder: Path) -> dict[str, Path]:
     inits = states.times.seconds[0:40:5]
     rng = np.random.default_rng(0)
     for name, members in (("forecast", None), ("ensemble", MEMBERS)):
-        with ForecastWriter(paths[name], channels=CHANNELS, orientation=states.orientation, init_seconds=inits, lead_seconds=LEADS,
-                            calendar=STANDARD, attrs={"model": "blend"}, identity=name, parts=Parts(members=members)) as writer:
+        layout = make_layout(CHANNELS, states.orientation, inits, LEADS, STANDARD, {"model": "blend"}, members=members)
+        with ForecastWriter(paths[name], layout, identity=name) as writer:
             for f in range(len(inits) * (members or 1)):
                 init = inits[f // (members or 1)]
                 now = states.read(states.index_of([init]))[0]

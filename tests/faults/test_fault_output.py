@@ -18,7 +18,8 @@ import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError, DataError, ResourceError
-from afno_forecast.forecast.output import ForecastWriter, Parts
+from afno_forecast.forecast.metadata import make_layout
+from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import Orientation
 from afno_forecast.verify.forecasts import open_forecast, read_channels
 
@@ -27,9 +28,9 @@ NUM_INITS, NUM_LEADS = 6, 3
 
 
 def make_writer(path: Path, *, form: Any = None, identity: str = "model 1") -> ForecastWriter:
-    return ForecastWriter(path, channels=CHANNELS, orientation=Orientation(np.linspace(80, -80, 5), np.arange(8) * 45.0 - 180),
-                          init_seconds=np.arange(NUM_INITS) * 86400, lead_seconds=np.arange(1, NUM_LEADS + 1) * 21600,
-                          calendar="proleptic_gregorian", attrs={"title": "test"}, identity=identity, parts=Parts(format=form))
+    layout = make_layout(CHANNELS, Orientation(np.linspace(80, -80, 5), np.arange(8) * 45.0 - 180), np.arange(NUM_INITS) * 86400,
+                         np.arange(1, NUM_LEADS + 1) * 21600, "proleptic_gregorian", {"title": "test"})
+    return ForecastWriter(path, layout, identity=identity, format=form)
 
 
 def state(i: int, k: int) -> np.ndarray:

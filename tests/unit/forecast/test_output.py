@@ -16,7 +16,8 @@ import zarr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError
-from afno_forecast.forecast.output import ForecastWriter, Parts
+from afno_forecast.forecast.metadata import make_layout
+from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import BoxGrid, Orientation
 from afno_forecast.times import TimeAxis, parse_instant
 from afno_forecast.verify.forecasts import forecast_channels, forecast_grid, open_forecast, read_channels
@@ -46,8 +47,7 @@ def states(inits: int = 3, leads: int = 2, shape: tuple[int, int] = (5, 8), chan
 
 def write(path: Path, data: np.ndarray, *, orientation: Orientation | BoxGrid = CANONICAL, inits: np.ndarray = INITS, leads: np.ndarray = LEADS,
           calendar: str = "proleptic_gregorian", channels: ChannelSet = CHANNELS, form: Any = None) -> Path:
-    with ForecastWriter(path, channels=channels, orientation=orientation, init_seconds=inits, lead_seconds=leads, calendar=calendar,
-                        attrs=ATTRS, identity="a", parts=Parts(format=form)) as writer:
+    with ForecastWriter(path, make_layout(channels, orientation, inits, leads, calendar, ATTRS), identity="a", format=form) as writer:
         for i in range(len(inits)):
             for k in range(len(leads)):
                 writer.write(i, k, data[i, k])

@@ -16,6 +16,7 @@ import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import DataError, DivergenceError, ResourceError
+from afno_forecast.forecast.metadata import make_layout
 from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import STANDARD, TimeAxis, comparable
@@ -45,8 +46,7 @@ def clim(state: np.ndarray, **change: object) -> Clim:
 
 def write(path: Path, fields: np.ndarray, inits: np.ndarray, leads: np.ndarray, channels: ChannelSet = CHANNELS,
           orientation: Orientation = ORIENTATION) -> Path:
-    with ForecastWriter(path, channels=channels, orientation=orientation, init_seconds=inits, lead_seconds=leads, calendar=STANDARD, attrs={},
-                        identity="a") as writer:
+    with ForecastWriter(path, make_layout(channels, orientation, inits, leads, STANDARD, {}), identity="a") as writer:
         for i, k in np.ndindex(len(inits), len(leads)):
             writer.write(i, k, fields[i, k])
             if k + 1 == len(leads):
