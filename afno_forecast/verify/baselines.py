@@ -176,6 +176,7 @@ class OtherYears:
         self._truth = Truth(record, channels)
         self._times = record.times
         self._days, self._hours = record.times.day_of_year(), record.times.second_of_day()
+        self._days_in_year = {"360_day": 360, "all_leap": 366}.get(record.times.calendar, 365)
         self.num_members = num_members
         self._seed = seed
 
@@ -187,7 +188,7 @@ class OtherYears:
         """Instants that may be members for a valid time."""
         valid = TimeAxis(np.asarray([seconds], dtype=np.int64), self._times.calendar)
         away = np.abs(self._days - int(valid.day_of_year()[0]))
-        near = np.minimum(away, 365 - away) <= _SEASON_DAYS
+        near = np.minimum(away, self._days_in_year - away) <= _SEASON_DAYS
         chosen = near & (self._hours == int(valid.second_of_day()[0])) & (np.abs(self._times.seconds - seconds) >= _APART_SECONDS)
         return np.asarray(self._times.seconds[chosen])
 
