@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,11 @@ class States:
         if len(positions) and not (positions.min() >= 0 and positions.max() < len(self.times)):
             raise IndexError(f"positions {positions.min()}..{positions.max()} of {len(self.times)} times")
         return self._read(positions)
+
+    def within(self, first: int, last: int) -> States:
+        """The part of the record from one instant to another, both included; seconds since 1970 in the calendar of `times`."""
+        begin, end = np.searchsorted(self.times.seconds, [first, last + 1])
+        return replace(self, times=self.times.at(slice(begin, end)), _read=lambda positions: self._read(positions + begin))
 
     def static(self) -> NDArray[np.float32]:
         """The static fields asked for, in that order; float32 (S, H, W)."""

@@ -20,7 +20,8 @@ def open_truth(truths: Sequence[Path | str], offered: ChannelSet, store_path: Pa
     Args:
         truths: a training store, or files of analyses.
         offered: channels of the forecast.
-        store_path: training store whose climatology, and whose record, the forecast is compared with; None for the truth, where it is one.
+        store_path: training store whose climatology, and whose record of the climatology's period, the forecast is compared with; None for the
+            truth, where it is one.
         fill_absent: as `open_source` has it.
 
     Raises:
@@ -44,5 +45,5 @@ def open_truth(truths: Sequence[Path | str], offered: ChannelSet, store_path: Pa
         return truth, References(land_fraction=fraction)
     store = Store.open(store_path)
     known = ChannelSet(tuple(c for c in store.channels if c.name in chosen.names))
-    record = open_states(store_path, known) if len(known) and store.grid.matches(truth.grid) else None
+    record = open_states(store_path, known).within(*store.statistics.period) if len(known) and store.grid.matches(truth.grid) else None
     return truth, References(store.climatology(), record, fraction)

@@ -1,4 +1,4 @@
-"""What forecasts are compared with: states of the same season on any calendar."""
+"""What forecasts are compared with: the record of the training period alone, and states of the same season on any calendar."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.data.store import Store
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.times import TimeAxis, parse_instant
 from afno_forecast.verify.baselines import OtherYears
+from afno_forecast.verify.truth import open_truth
 
 sys.path.insert(0, str(Path(__file__).parent))
 from in_memory import Record
@@ -19,6 +21,20 @@ from in_memory import Record
 DAY = 86400
 CHANNELS = ChannelSet((Channel("2m_temperature", None, "K"),))
 GRID = LatLonGrid(np.array([-45.0, 45.0]), np.arange(3) * 120.0)
+
+
+def test_thresholds_and_members_come_from_the_period_of_the_climatology(tiny_store: Path) -> None:
+    store = Store.open(tiny_store)
+    truth, references = open_truth([tiny_store], store.channels)
+    record, (first, last) = references.record, store.statistics.period
+    assert record is not None
+    assert truth.times.seconds[-1] > last, "the store reaches beyond the training period"
+    assert (record.times.seconds[0], record.times.seconds[-1]) == (first, last)
+    later = store.times.seconds[7:9]
+    np.testing.assert_array_equal(record.read(record.index_of(later)), truth.read(truth.index_of(later)))
+    middle = truth.within(int(later[0]), int(later[1]) - 1)
+    assert middle.times.seconds.tolist() == later[:1].tolist()
+    np.testing.assert_array_equal(middle.read([0]), truth.read([7]))
 
 
 @pytest.mark.parametrize("calendar", ["360_day", "noleap", "all_leap", "proleptic_gregorian"])
