@@ -15,6 +15,7 @@ import xarray as xr
 
 from .data.build import build_store
 from .data.named import store_dataset
+from .data.plan import StoreSettings
 from .data.sample_data import QUICKSTART, TRAINING_PERIOD, WEATHER, sample_path
 from .data.sources import open_source
 from .data.states import open_states
@@ -92,7 +93,7 @@ def _prepare(out: Path) -> None:
 
 def _build(experiment: Experiment, store_path: Path, echo: Echo) -> Store:
     source = open_source(sample_path(WEATHER))
-    store = build_store(source, store_path, statistics_period=experiment.data.train.seconds(source.times.calendar))
+    store = build_store(source, store_path, StoreSettings(statistics_period=experiment.data.train.seconds(source.times.calendar)))
     echo(f"  {len(store.channels)} channels, {store.describe_period()}, {store.grid.describe()}")
     return store
 

@@ -99,11 +99,12 @@ def tiny_weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_store(tiny_weather: Path) -> Path:
     """The training store of `tiny_weather`, statistics of its first 25 days."""
     from afno_forecast.data.build import build_store
+    from afno_forecast.data.plan import StoreSettings
     from afno_forecast.data.sources import open_source
     from afno_forecast.times import parse_instant
 
     path = tiny_weather.with_name("store.zarr")
-    build_store(open_source(tiny_weather), path, statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")))
+    build_store(open_source(tiny_weather), path, StoreSettings(statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25"))))
     return path
 
 

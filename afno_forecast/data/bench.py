@@ -109,7 +109,7 @@ def bench(store: Store, *, seconds: float = 5.0, batch_size: int = 4, threads: i
 
 def _loader(store: Store, batch_size: int, delivery: Delivery) -> Loader:
     scaling = Scaling.of(store.statistics.mean, store.statistics.std)
-    return Loader(store, store.channels, time_step=store.time_step, history=1, start=None, end=None, batch_size=batch_size, seed=0,
+    return Loader(store, store.channels, time_step=store.time_step, history=1, batch_size=batch_size, seed=0,
                   delivery=Delivery(**{**delivery.__dict__, "scaling": scaling}))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,7 @@ from .build_append import Continued, continue_plan, require_later, settle_swap, 
 from .build_steps import Builder, Progress
 from .build_workspace import Share, check_target, difference, work_folder, workspace
 from .derive import derive
-from .layout import CHUNK_BYTES, SHARD_BYTES
-from .plan import Plan, folders_of, make_plan
+from .plan import Plan, StoreSettings, folders_of, make_plan
 from .regrid import RegridConfig, regrid
 from .sources import Source, open_source
 from .sources_files import small_chunk_caches
@@ -129,8 +128,7 @@ def _resolve(recipe: BuildRecipe, echo: Echo, allow_remote: Sequence[str]) -> tu
     if recipe.statistics is not None:
         calendar = source.times.calendar
         period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
-    plan = make_plan(source, channels=recipe.channels, static=recipe.static, statistics_period=period, time_step=step,
-                     climatology=recipe.climatology, round_bits=recipe.round_bits, fill=recipe.fill, layout_bytes=(SHARD_BYTES, CHUNK_BYTES))
+    plan = make_plan(source, StoreSettings(recipe.channels, recipe.static, period, step, recipe.climatology, recipe.round_bits, recipe.fill))
     more = {"period": recipe.period, "derive": list(recipe.derive), "regrid": None if recipe.regrid is None else recipe.regrid.model_dump()}
     return source, replace(plan, recipe=plan.recipe | {key: value for key, value in more.items() if value})
 
@@ -149,25 +147,14 @@ def _within(source: Source, period: str) -> Source:
                    trajectories=numbers)
 
 
-def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = None, static: Sequence[str] | None = None,
-                statistics_period: tuple[int, int] | None = None, time_step: int | None = None, climatology: bool = True,
-                round_bits: int | None = None, fill: Mapping[str, float] | None = None, progress: Progress | None = None,
-                shard_bytes: int = SHARD_BYTES, chunk_bytes: int = CHUNK_BYTES) -> Store:
+def build_store(source: Source, out: Path, settings: StoreSettings | None = None, *, progress: Progress | None = None) -> Store:
     """Build a training store, or finish one that was interrupted.
 
     Args:
         source: the record, canonical names, units and order.
         out: the store's folder; appears only when everything is written.
-        channels: channels to keep, in this order; None for all that vary in time.
-        static: static fields to keep; None for all constant ones.
-        statistics_period: first and last instant of statistics and climatology, seconds, inclusive; None for the whole record.
-        time_step: seconds of a model step; None for the record's most common step.
-        climatology: whether to add a climatology.
-        round_bits: mantissa bits to keep (1 to 23), rounding to nearest; None for all.
-        fill: value for missing cells by variable.
+        settings: what the store holds, and how it is laid out; all of the source by default.
         progress: called with blocks done, blocks in all, and what is being done.
-        shard_bytes: decoded bytes of a shard.
-        chunk_bytes: decoded bytes of a chunk.
 
     Raises:
         ConfigError: the output is finished, or half finished, by another recipe; a period or fill that does not fit.
@@ -176,9 +163,7 @@ def build_store(source: Source, out: Path, *, channels: Sequence[str] | None = N
         Stopped: a signal came; every finished part is kept.
     """
     check_target(out)
-    plan = make_plan(source, channels=channels, static=static, statistics_period=statistics_period, time_step=time_step, climatology=climatology,
-                     round_bits=round_bits, fill=fill, layout_bytes=(shard_bytes, chunk_bytes))
-    return _build(source, plan, out, progress=progress)
+    return _build(source, make_plan(source, settings or StoreSettings()), out, progress=progress)
 
 
 def _build(source: Source, plan: Plan, out: Path, *, finish: bool = False, progress: Progress | None = None) -> Store:

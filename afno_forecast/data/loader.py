@@ -94,18 +94,17 @@ class Loader:
         channels: channels of the states, matched by variable, level and units, in this order.
         time_step: seconds between neighbours of a window, unless batches of other steps are asked for.
         history: past states the model reads.
-        start: first instant of the period, inclusive; None for the record's first.
-        end: last instant of the period, inclusive; None for the record's last.
         batch_size: windows in a batch of all ranks together; every batch has this many.
         seed: of the order.
+        period: first and last instant, both inclusive; the whole record by default.
         delivery: how batches are prepared.
 
     Raises:
         DataError: a channel is missing.
     """
 
-    def __init__(self, store: Record, channels: ChannelSet, *, time_step: int, history: int, start: int | None, end: int | None,
-                 batch_size: int, seed: int, delivery: Delivery | None = None) -> None:
+    def __init__(self, store: Record, channels: ChannelSet, *, time_step: int, history: int, batch_size: int, seed: int,
+                 period: tuple[int, int] | None = None, delivery: Delivery | None = None) -> None:
         self.delivery = delivery or Delivery()
         if batch_size < 1 or batch_size % self.delivery.world or not 0 <= self.delivery.rank < self.delivery.world:
             raise ValueError(f"batch_size {batch_size} is not shared out to rank {self.delivery.rank} of {self.delivery.world}")
@@ -115,7 +114,7 @@ class Loader:
         self._channel_index = store.channel_index(channels)
         self._time_step = time_step
         self._history = history
-        self._period = (start, end)
+        self._period: tuple[int | None, int | None] = period or (None, None)
         self._batch_size = batch_size
         self.seed = seed
         height, width = store.grid.shape

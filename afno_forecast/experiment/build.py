@@ -106,8 +106,8 @@ def training_samples(experiment: Experiment, store: Store | DirectStore, forecas
     """The training samples of this process. Raises ConfigError when a batch would hold a sample twice."""
     config = experiment.training
     delivery = layout.delivery(forecaster, cache_bytes=config.cache_megabytes << 20)
-    loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=train[0], end=train[1],
-                    batch_size=config.batch_size, seed=experiment.seed, delivery=delivery)
+    loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history,
+                    batch_size=config.batch_size, seed=experiment.seed, period=train, delivery=delivery)
     for step, rollout in longest_rollouts(experiment, forecaster).items():
         largest = loader.num_samples(rollout, step)
         if max(config.batch_sizes) > largest:

@@ -91,7 +91,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     if config.threads:
         torch.set_num_threads(config.threads)
     loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history,
-                    start=train[0], end=train[1], batch_size=config.batch_size, seed=experiment.seed,
+                    batch_size=config.batch_size, seed=experiment.seed, period=train,
                     delivery=Layout().delivery(forecaster, cache_bytes=config.cache_megabytes << 20))
     validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
 

@@ -48,9 +48,10 @@ def write_source(folder: Path, megabytes: float) -> int:
 
 def run_ours(folder: Path, out: Path) -> dict[str, list[float]]:
     from afno_forecast.data.build import build_store
+    from afno_forecast.data.plan import StoreSettings
     from afno_forecast.data.sources import open_source
 
-    store = build_store(open_source(folder), out, climatology=False)
+    store = build_store(open_source(folder), out, StoreSettings(climatology=False))
     s = store.statistics
     return {"mean": s.mean.tolist(), "std": s.std.tolist(), "tendency_std": s.tendency_std.tolist()}
 

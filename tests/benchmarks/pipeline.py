@@ -166,7 +166,7 @@ def our_loader(store: Store, size: str, kind: str) -> Loader:
     pool_states = shuffle.pool // shuffle.block * (shuffle.block + 1)
     delivery = Delivery(cache_bytes=0 if kind == "random" else pool_states * state_bytes, shuffle=shuffle, prefetch=1,
                         scaling=Scaling.of(store.statistics.mean, store.statistics.std))
-    return Loader(store, store.channels, time_step=STEP, history=1, start=None, end=None, batch_size=SIZES[size]["batch"], seed=1, delivery=delivery)
+    return Loader(store, store.channels, time_step=STEP, history=1, batch_size=SIZES[size]["batch"], seed=1, delivery=delivery)
 
 
 def our_reader(loader: Loader, num_batches: int) -> Iterator[torch.Tensor]:

@@ -83,8 +83,8 @@ class Setting:
 
     def loader(self, forecaster: Forecaster, seed: int, batch: int) -> Loader:
         """The training samples."""
-        return Loader(self.store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, start=self.train[0],
-                      end=self.train[1], batch_size=batch, seed=seed)
+        return Loader(self.store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history, batch_size=batch, seed=seed,
+                      period=self.train)
 
 
 def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from afno_forecast.cli_open import score
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.errors import ForecastError
 from afno_forecast.experiment import load_experiment, run_training
@@ -35,7 +36,7 @@ def made(request: pytest.FixtureRequest, tiny_weather: Path, make_tiny_experimen
     period = (f"data.train={{start: {year}-01-15, end: {year}-02-08}}", f"data.validation={{start: {year}-02-10, end: {year}-02-27}}")
     settings = (f"data.store={folder / 'store.zarr'}", *period, "training.budget.train_steps=1", "validation.count=1")
     train = tuple(parse_instant(f"{year}-{day}", calendar) for day in ("01-15", "02-08"))
-    build_store(open_source(folder / "weather.nc"), folder / "store.zarr", statistics_period=train)
+    build_store(open_source(folder / "weather.nc"), folder / "store.zarr", StoreSettings(statistics_period=train))
     model = run_training(load_experiment(make_tiny_experiment(folder), settings), resume=False, echo=[].append)
     return calendar, folder / "weather.nc", folder / "store.zarr", model
 

@@ -14,7 +14,7 @@ from afno_forecast.errors import ResourceError
 
 
 def batches(store: Store, **delivery) -> Iterator[Batch]:
-    loader = Loader(store, store.channels, time_step=21600, history=1, start=None, end=None, batch_size=4, seed=0, delivery=Delivery(**delivery))
+    loader = Loader(store, store.channels, time_step=21600, history=1, batch_size=4, seed=0, delivery=Delivery(**delivery))
     return loader.batches(1, stage=0)
 
 

@@ -250,9 +250,10 @@ def test_a_rollout_that_diverges_names_lead_and_channel_and_keeps_what_was_befor
 
 def test_the_forecast_does_not_depend_on_how_the_store_is_cut(tiny_model: Path, tiny_weather: Path, tiny_store: Path, tmp_path: Path) -> None:
     from afno_forecast.data.build import build_store
+    from afno_forecast.data.plan import StoreSettings
     from afno_forecast.data.sources import open_source
 
-    build_store(open_source(tiny_weather), tmp_path / "cut.zarr", shard_bytes=5000, chunk_bytes=400)
+    build_store(open_source(tiny_weather), tmp_path / "cut.zarr", StoreSettings(shard_bytes=5000, chunk_bytes=400))
     whole, cut = (forecast(tiny_model, store, tmp_path / f"{store.stem}.nc") for store in (tiny_store, tmp_path / "cut.zarr"))
     for name in whole.data_vars:
         assert np.array_equal(whole[name].values, cut[name].values, equal_nan=True), name
@@ -264,6 +265,7 @@ def test_pole_rows_and_sizes_no_patch_divides_keep_every_row(backbone: str, make
                                                            tmp_path: Path) -> None:
     """9 rows with both poles, 12 columns: the path from file to forecast gives 9 rows back, none of them copied or lost."""
     from afno_forecast.data.build import build_store
+    from afno_forecast.data.plan import StoreSettings
     from afno_forecast.data.sources import open_source
     from afno_forecast.experiment import load_experiment, run_training
     from afno_forecast.times import parse_instant
@@ -277,7 +279,7 @@ def test_pole_rows_and_sizes_no_patch_divides_keep_every_row(backbone: str, make
     poles.latitude.attrs["units"] = "degrees_north"
     poles.to_netcdf(tmp_path / "poles.nc")
     period = (parse_instant("2001-01-01"), parse_instant("2001-01-25"))
-    build_store(open_source(tmp_path / "poles.nc"), tmp_path / "poles.zarr", statistics_period=period)
+    build_store(open_source(tmp_path / "poles.nc"), tmp_path / "poles.zarr", StoreSettings(statistics_period=period))
     settings = (f"data.store={tmp_path / 'poles.zarr'}", "training.budget.train_steps=3", "validation.count=1", f"model.backbone={backbone}")
     model = run_training(load_experiment(make_tiny_experiment(tmp_path), settings), resume=False, echo=[].append)
     mine = forecast(model, tmp_path / "poles.nc", tmp_path / "fc.nc")

@@ -16,6 +16,7 @@ import xarray as xr
 
 from afno_forecast.data.build import BuildRecipe, build_store, run_recipe
 from afno_forecast.data.loader import Loader
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError, ResourceError
@@ -25,9 +26,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 print("ready", flush=True)
-build_store(open_source(sys.argv[1]), Path(sys.argv[2]), shard_bytes=4 * 2 * 40 * 6)
+build_store(open_source(sys.argv[1]), Path(sys.argv[2]), StoreSettings(shard_bytes=4 * 2 * 40 * 6))
 """
 
 
@@ -50,7 +52,8 @@ def digest(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    return build_store(open_source(write(tmp_path / "a.nc")), tmp_path / "s.zarr", climatology=False, shard_bytes=4 * 2 * 40 * 6, chunk_bytes=4 * 40)
+    return build_store(open_source(write(tmp_path / "a.nc")), tmp_path / "s.zarr",
+                       StoreSettings(climatology=False, shard_bytes=4 * 2 * 40 * 6, chunk_bytes=4 * 40))
 
 
 def test_a_build_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(tmp_path):
@@ -155,7 +158,7 @@ def test_a_chunk_of_fill_values_is_no_alarm(tmp_path):
     def zero(ds):
         ds.t2m[:] = 0.0
 
-    store = build_store(open_source(write(tmp_path / "z.nc", 4, zero)), tmp_path / "z.zarr", chunk_bytes=4 * 40)
+    store = build_store(open_source(write(tmp_path / "z.nc", 4, zero)), tmp_path / "z.zarr", StoreSettings(chunk_bytes=4 * 40))
     assert store.verify() == []  # the climatology is NaN for most of the year
     climatology = store.climatology()
     assert climatology is not None
@@ -176,7 +179,7 @@ def test_damaged_statistics_are_found_on_opening(store):
 
 def test_a_damaged_chunk_stops_training_with_its_name_instead_of_hanging(store):
     (store.path / "state" / "c" / "3" / "0" / "0" / "0").unlink()
-    loader = Loader(store, store.channels, time_step=21600, history=1, start=None, end=None, batch_size=8, seed=0)
+    loader = Loader(store, store.channels, time_step=21600, history=1, batch_size=8, seed=0)
     batches = loader.batches(1, stage=0)
     with pytest.raises(DataError, match="state/c/3/0/0/0"):
         for _ in range(10):
@@ -191,7 +194,7 @@ def test_a_truncated_netcdf_is_named_with_its_dates(tmp_path):
         handle.write(b"\xff" * (size // 2))
         handle.truncate(size // 2 + 100)
     with pytest.raises(DataError, match=r"a\.nc"):
-        build_store(open_source(path), tmp_path / "s.zarr", climatology=False)
+        build_store(open_source(path), tmp_path / "s.zarr", StoreSettings(climatology=False))
 
 
 def test_missing_values_are_refused_by_variable_unless_filled(tmp_path):
@@ -202,12 +205,12 @@ def test_missing_values_are_refused_by_variable_unless_filled(tmp_path):
 
     source = open_source(write(tmp_path / "a.nc", 25, spoil))
     with pytest.raises(DataError, match=r"2m_temperature: 41 of 1000, in 2 of 25 states, first 2003-05-02T18; surface_pressure: 1 of 1000") as caught:
-        build_store(source, tmp_path / "s.zarr", climatology=False)
+        build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False))
     assert caught.value.exit_code == 3
     shutil.rmtree(tmp_path / "s.zarr.partial")
     with pytest.raises(DataError, match=r"in surface_pressure: 1 of 1000"):  # a fill is for missing cells, never for infinite ones
-        build_store(source, tmp_path / "s.zarr", climatology=False, fill={"t2m": 271.5, "sp": 1e5})
-    store = build_store(source, tmp_path / "t.zarr", channels=["t2m"], climatology=False, fill={"t2m": 271.5})
+        build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False, fill={"t2m": 271.5, "sp": 1e5}))
+    store = build_store(source, tmp_path / "t.zarr", StoreSettings(channels=["t2m"], climatology=False, fill={"t2m": 271.5}))
     assert store.read(7)[0, 1, 2] == 271.5
     assert any("filled with 271.5" in note for note in store.attrs["provenance"]["notes"])
 
@@ -217,14 +220,15 @@ def test_missing_values_are_counted_in_the_first_bad_block_and_the_message_says_
         ds.t2m[7:20, 1, 2] = np.nan
 
     with pytest.raises(DataError, match=r"2m_temperature: 5 of 240, in 5 of 6 states, .*\(counted from 2003-05-02T12 to 2003-05-03T18 only\)"):
-        build_store(open_source(write(tmp_path / "a.nc", 25, spoil)), tmp_path / "s.zarr", climatology=False, shard_bytes=4 * 2 * 40 * 6)
+        build_store(open_source(write(tmp_path / "a.nc", 25, spoil)), tmp_path / "s.zarr",
+                    StoreSettings(climatology=False, shard_bytes=4 * 2 * 40 * 6))
 
 
 def test_a_constant_channel_has_std_zero_and_is_named(tmp_path):
     def level(ds):
         ds.sp[:] = 101325.3
 
-    store = build_store(open_source(write(tmp_path / "a.nc", change=level)), tmp_path / "s.zarr", climatology=False)
+    store = build_store(open_source(write(tmp_path / "a.nc", change=level)), tmp_path / "s.zarr", StoreSettings(climatology=False))
     assert store.attrs["constant_channels"] == ["surface_pressure"]
     i = store.channels.names.index("surface_pressure")
     assert store.statistics.std[i] == 0.0

@@ -215,6 +215,7 @@ def test_statistics_from_outside_the_training_period_are_refused(tiny_experiment
 
 def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_weather: Path, make_tiny_experiment: Callable[[Path], Path]) -> None:
     from afno_forecast.data.build import build_store
+    from afno_forecast.data.plan import StoreSettings
     from afno_forecast.data.sources import open_source
     from afno_forecast.times import parse_instant
 
@@ -223,7 +224,7 @@ def test_a_constant_channel_is_named_and_training_goes_on(tmp_path: Path, tiny_w
     ds["t2m"][:] = 280.0
     ds.to_netcdf(tmp_path / "constant.nc")
     period = (parse_instant("2001-01-01"), parse_instant("2001-01-25"))
-    build_store(open_source(tmp_path / "constant.nc"), tmp_path / "constant.zarr", statistics_period=period)
+    build_store(open_source(tmp_path / "constant.nc"), tmp_path / "constant.zarr", StoreSettings(statistics_period=period))
     lines: list[str] = []
     settings = (f"data.store={tmp_path / 'constant.zarr'}", "training.budget.train_steps=2", "validation.count=1")
     train(make_tiny_experiment(tmp_path), *settings, lines=lines)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from afno_forecast.data.build import build_store
 from afno_forecast.data.loader import Delivery, Loader
 from afno_forecast.data.order import Shuffle, sample_order
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.records import SourceRecord
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
@@ -25,13 +26,13 @@ def stores(tiny_weather: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     folder = tmp_path_factory.mktemp("chunkings")
     source = open_source(tiny_weather)
     sizes = [(20 * STATE, STATE), (50 * STATE, STATE // 3), (7 * STATE, STATE * 2 // 3)]
-    return [build_store(source, folder / f"{n}.zarr", climatology=False, shard_bytes=shard, chunk_bytes=chunk)
+    return [build_store(source, folder / f"{n}.zarr", StoreSettings(climatology=False, shard_bytes=shard, chunk_bytes=chunk))
             for n, (shard, chunk) in enumerate(sizes)]
 
 
 def take(record, count: int, *, num_steps: int = 2, position: int = 0, history: int = 2, batch_size: int = 6, **delivery):
     """(states, seconds) of some batches, copied."""
-    loader = Loader(record, record.channels, time_step=21600, history=history, start=None, end=None, batch_size=batch_size, seed=9,
+    loader = Loader(record, record.channels, time_step=21600, history=history, batch_size=batch_size, seed=9,
                     delivery=Delivery(**{"shuffle": SHUFFLE, **delivery}))
     batches = loader.batches(num_steps, stage=1, position=position)
     got = [(b.states.numpy().copy(), b.seconds) for b in islice(batches, count)]
@@ -108,7 +109,7 @@ def test_each_state_is_decoded_about_once_when_the_cache_holds_a_pool(stores, mo
         original(self, times, outs, **options)
 
     monkeypatch.setattr(Store, "read_into", counting)
-    loader = Loader(stores[0], stores[0].channels, time_step=21600, history=1, start=None, end=None, batch_size=6, seed=9)
+    loader = Loader(stores[0], stores[0].channels, time_step=21600, history=1, batch_size=6, seed=9)
     epoch = loader.num_samples(1) // 6
     take(stores[0], epoch, num_steps=1, history=1, cache_bytes=34 * STATE, prefetch=1)
     blocks = epoch * 6 / SHUFFLE.block

@@ -44,9 +44,10 @@ NEIGHBOURS = {
     ("demo", "experiment"),
     ("forecast", "model_folder"), ("verify", "forecast"),
 }
-# What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name.
+# What may exceed 50 lines or 9 arguments, and up to where: a loop to be read as a whole, what a user chooses by name, a section of a file.
 LONGER_FUNCTIONS = {"training/train.py fit": 56}
-MORE_ARGUMENTS = {"data/build.py build_store": 12, "nn/afno.py __init__": 11}
+MORE_ARGUMENTS = {"nn/afno.py __init__": 11, "nn/mixers.py MixerOptions": 11, "nn/config.py BlockConfig": 17, "data/loader.py Delivery": 10,
+                  "training/checkpoint.py Progress": 11}
 FORBIDDEN_NAMES = ("utils", "util", "helpers", "helper", "common", "base", "manager", "misc")
 
 
@@ -233,14 +234,21 @@ def _lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+def _arguments(node: ast.AST) -> list[str]:
+    """Of a function or method; of a dataclass that a caller fills by name, which is one with a default for all fields but two."""
+    if isinstance(node, ast.ClassDef):
+        fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and not ast.unparse(f.annotation).startswith("ClassVar")]
+        filled = any("dataclass" in ast.unparse(d) for d in node.decorator_list) and sum(f.value is None for f in fields) <= 2
+        return [ast.unparse(f.target) for f in fields] if filled else []
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return []
     return [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
 
 
 def test_no_function_takes_more_than_a_page_of_arguments():
     for path in MODULES:
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 arguments = _arguments(node)
                 limit = MORE_ARGUMENTS.get(f"{name_of(path)} {node.name}", 9)
                 assert len(arguments) <= limit, f"{name_of(path)}:{node.lineno} {node.name} takes {len(arguments)} arguments"
@@ -248,10 +256,11 @@ def test_no_function_takes_more_than_a_page_of_arguments():
 
 def test_what_may_exceed_the_limits_still_does():
     """An exception that is no longer needed goes."""
-    for table, exceeds in ((LONGER_FUNCTIONS, lambda n: _lines(n) > 50), (MORE_ARGUMENTS, lambda n: len(_arguments(n)) > 9)):
+    for table, size, most in ((LONGER_FUNCTIONS, _lines, 50), (MORE_ARGUMENTS, lambda node: len(_arguments(node)), 9)):
         for entry in table:
             file, name = entry.split()
-            assert any(isinstance(n, ast.FunctionDef) and n.name == name and exceeds(n) for n in ast.walk(tree(PACKAGE / file))), entry
+            named = [n for n in ast.walk(tree(PACKAGE / file)) if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name]
+            assert max(map(size, named)) > most, entry
 
 
 def test_the_project_never_names_a_network_address_it_would_open():

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from afno_forecast.cli import cli
 from afno_forecast.data.bench import Bench, _advice, bench
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError
@@ -43,7 +44,8 @@ def test_the_command_prints_rates_shares_and_what_to_change(tiny_store):
 
 
 def test_a_store_of_a_year_of_weather(shared_data: Path, tmp_path):
-    build_store(open_source(shared_data / "speedy_2000-03_2001-02.nc"), tmp_path / "s.zarr", channels=["z500", "t850", "u250"], climatology=False)
+    build_store(open_source(shared_data / "speedy_2000-03_2001-02.nc"), tmp_path / "s.zarr",
+                StoreSettings(channels=["z500", "t850", "u250"], climatology=False))
     result = bench(Store.open(tmp_path / "s.zarr"), seconds=1)
     assert result.state_bytes == 4 * 3 * 32 * 64
     assert 1 < result.compression < 4 and result.disk_megabytes_per_second >= 0
@@ -79,5 +81,5 @@ def test_what_slows_it_is_named_with_the_remedy(tiny_store, changes, told):
 
 
 def test_small_chunks_and_chunks_of_many_times_are_named(tiny_weather, tmp_path):
-    small = build_store(open_source(tiny_weather), tmp_path / "small.zarr", climatology=False, chunk_bytes=4 * 7 * 12)
+    small = build_store(open_source(tiny_weather), tmp_path / "small.zarr", StoreSettings(climatology=False, chunk_bytes=4 * 7 * 12))
     assert "opening and reading 3 chunks a state: larger chunks" in advice(small, milliseconds={**PARTS, "read": 2.0})

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from afno_forecast.data.blocks import round_mantissa
 from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, build_store, run_recipe
 from afno_forecast.data.layout import Layout
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError, ResourceError, Stopped
@@ -35,7 +36,7 @@ def expected_statistics(states: np.ndarray, weights: np.ndarray, step: int = 1):
 def test_statistics_are_area_weighted_and_do_not_depend_on_the_shards(write_record, six_hourly, tmp_path):
     source = open_source(write_record(six_hourly(92)[::4]))
     whole = build_store(source, tmp_path / "whole.zarr")
-    cut = build_store(source, tmp_path / "cut.zarr", **SMALL)
+    cut = build_store(source, tmp_path / "cut.zarr", StoreSettings(**SMALL))
     states = np.stack([whole.read(i) for i in range(23)]).astype(np.float64)
     np.testing.assert_array_equal(states, np.stack([cut.read(i) for i in range(23)]))
     mean, std, tendency = expected_statistics(states, whole.grid.area_weights())
@@ -50,7 +51,8 @@ def test_statistics_are_area_weighted_and_do_not_depend_on_the_shards(write_reco
 
 def test_statistics_cover_their_period_only(write_record, six_hourly, tmp_path):
     period = (parse_instant("2001-02-21T00"), parse_instant("2001-02-23T00"))
-    store = build_store(open_source(write_record(six_hourly(23))), tmp_path / "s.zarr", statistics_period=period, climatology=False, **SMALL)
+    store = build_store(open_source(write_record(six_hourly(23))), tmp_path / "s.zarr",
+                        StoreSettings(statistics_period=period, climatology=False, **SMALL))
     states = np.stack([store.read(i) for i in range(4, 13)]).astype(np.float64)
     mean, std, tendency = expected_statistics(states, store.grid.area_weights())
     np.testing.assert_allclose(store.statistics.mean, mean, rtol=1e-12)
@@ -58,12 +60,12 @@ def test_statistics_cover_their_period_only(write_record, six_hourly, tmp_path):
     np.testing.assert_allclose(store.statistics.tendency_std, tendency, rtol=1e-5)
     assert store.statistics.period == period
     with pytest.raises(ConfigError, match="holds no time"):
-        build_store(open_source(tmp_path / "record.nc"), tmp_path / "t.zarr", statistics_period=(0, 1))
+        build_store(open_source(tmp_path / "record.nc"), tmp_path / "t.zarr", StoreSettings(statistics_period=(0, 1)))
 
 
 def test_differences_are_over_exactly_one_time_step_and_never_across_a_gap(write_record, six_hourly, tmp_path):
     times = np.delete(six_hourly(23), [9, 10, 16])
-    store = build_store(open_source(write_record(times)), tmp_path / "s.zarr", time_step=43200, climatology=False, **SMALL)
+    store = build_store(open_source(write_record(times)), tmp_path / "s.zarr", StoreSettings(time_step=43200, climatology=False, **SMALL))
     states = {int(s): store.read(i).astype(np.float64) for i, s in enumerate(store.times.seconds)}
     pairs = np.stack([states[s] - states[s - 43200] for s in states if s - 43200 in states])
     weights = store.grid.area_weights()
@@ -73,7 +75,7 @@ def test_differences_are_over_exactly_one_time_step_and_never_across_a_gap(write
 
 
 def test_missing_times_are_listed_at_the_most_common_step(write_record, six_hourly, tmp_path):
-    store = build_store(open_source(write_record(np.delete(six_hourly(12), [3, 7]))), tmp_path / "s.zarr", climatology=False)
+    store = build_store(open_source(write_record(np.delete(six_hourly(12), [3, 7]))), tmp_path / "s.zarr", StoreSettings(climatology=False))
     assert store.time_step == 21600
     assert store.attrs["missing_times"] == {"count": 2, "times": ["2001-02-20T18", "2001-02-21T18"]}
     assert any("2 times are missing" in note for note in store.attrs["provenance"]["notes"])
@@ -81,9 +83,9 @@ def test_missing_times_are_listed_at_the_most_common_step(write_record, six_hour
 
 def test_built_twice_gives_the_same_bytes_and_says_where_from(write_record, six_hourly, tmp_path):
     path = write_record(six_hourly(33)[::4])
-    first = build_store(open_source(path), tmp_path / "a.zarr", **SMALL)
+    first = build_store(open_source(path), tmp_path / "a.zarr", StoreSettings(**SMALL))
     path.touch()
-    build_store(open_source(path), tmp_path / "b.zarr", **SMALL)
+    build_store(open_source(path), tmp_path / "b.zarr", StoreSettings(**SMALL))
     assert digest(tmp_path / "a.zarr") == digest(tmp_path / "b.zarr")
     origin = first.attrs["provenance"]
     assert origin["sources"] == [{"name": "record.nc", "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
@@ -98,7 +100,7 @@ class InterruptedBuildError(Exception):
 
 def test_a_build_interrupted_at_any_part_goes_on_and_ends_with_the_same_bytes(write_record, six_hourly, tmp_path):
     source = open_source(write_record(six_hourly(65)[::4]))  # daily: one hour of climatology
-    build_store(source, tmp_path / "whole.zarr", **SMALL)
+    build_store(source, tmp_path / "whole.zarr", StoreSettings(**SMALL))
     calls: list[str] = []
     stop_at = 0
 
@@ -107,43 +109,44 @@ def test_a_build_interrupted_at_any_part_goes_on_and_ends_with_the_same_bytes(wr
         if len(calls) == stop_at:
             raise InterruptedBuildError
 
-    build_store(source, tmp_path / "count.zarr", progress=progress, **SMALL)
+    build_store(source, tmp_path / "count.zarr", StoreSettings(**SMALL), progress=progress)
     parts = len(calls)
     assert parts == 8  # four shards, two groups of channels, and the ends of both passes
     out = tmp_path / "cut.zarr"
     for stop_at in range(1, parts + 1):  # noqa: B007 - read by progress
         calls.clear()
         with pytest.raises(InterruptedBuildError):
-            build_store(source, out, progress=progress, **SMALL)
+            build_store(source, out, StoreSettings(**SMALL), progress=progress)
         assert not out.exists()
     stop_at = 0
     calls.clear()
-    build_store(source, out, progress=progress, **SMALL)
+    build_store(source, out, StoreSettings(**SMALL), progress=progress)
     assert digest(out) == digest(tmp_path / "whole.zarr")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_a_build_between_two_parts_and_the_same_call_goes_on(write_record, six_hourly, tmp_path, number):
     source = open_source(write_record(six_hourly(65)[::4]))
-    build_store(source, tmp_path / "whole.zarr", **SMALL)
+    build_store(source, tmp_path / "whole.zarr", StoreSettings(**SMALL))
     before = signal.getsignal(number)
     for stop_at in (2, 5):  # in the pass over the source, in that over the store
         with pytest.raises(Stopped, match=f"stopped by {signal.Signals(number).name} after {stop_at} of 6 parts") as stopped:
-            build_store(source, tmp_path / "cut.zarr", progress=lambda done, *_, at=stop_at: done == at and os.kill(os.getpid(), number), **SMALL)
+            build_store(source, tmp_path / "cut.zarr",
+                        StoreSettings(**SMALL), progress=lambda done, *_, at=stop_at: done == at and os.kill(os.getpid(), number))
         assert stopped.value.exit_code == 75 and "run the same command again" in str(stopped.value)
         assert signal.getsignal(number) is before
-    build_store(source, tmp_path / "cut.zarr", **SMALL)
+    build_store(source, tmp_path / "cut.zarr", StoreSettings(**SMALL))
     assert digest(tmp_path / "cut.zarr") == digest(tmp_path / "whole.zarr")
 
 
 def test_a_finished_store_is_left_alone_and_another_recipe_is_refused(write_record, six_hourly, tmp_path):
     source = open_source(write_record(six_hourly(9)))
-    build_store(source, tmp_path / "s.zarr", climatology=False)
+    build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s.zarr").rglob("*")}
-    assert isinstance(build_store(source, tmp_path / "s.zarr", climatology=False), Store)
+    assert isinstance(build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False)), Store)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "s.zarr").rglob("*")}
     with pytest.raises(ConfigError, match=r"another recipe .*other channels"):
-        build_store(source, tmp_path / "s.zarr", channels=["t2m"], climatology=False)
+        build_store(source, tmp_path / "s.zarr", StoreSettings(channels=["t2m"], climatology=False))
 
     def stop(done: int, total: int, what: str) -> None:
         raise InterruptedBuildError
@@ -151,7 +154,7 @@ def test_a_finished_store_is_left_alone_and_another_recipe_is_refused(write_reco
     with pytest.raises(InterruptedBuildError):
         build_store(source, tmp_path / "u.zarr", progress=stop)
     with pytest.raises(ConfigError, match=r"unfinished build of another recipe.*round_bits.*\n.*\n.*rm -r"):
-        build_store(source, tmp_path / "u.zarr", round_bits=10)
+        build_store(source, tmp_path / "u.zarr", StoreSettings(round_bits=10))
 
 
 def test_a_recipe_chooses_channels_statics_and_period(write_record, six_hourly, tmp_path):
@@ -191,16 +194,16 @@ def test_the_layout_follows_the_sizes():
 def test_fill_is_only_for_variables_that_are_there(write_record, six_hourly, tmp_path):
     source = open_source(write_record(six_hourly(5)))
     with pytest.raises(ConfigError, match="fill names 'sst'"):
-        build_store(source, tmp_path / "s.zarr", fill={"sst": 270.0})
+        build_store(source, tmp_path / "s.zarr", StoreSettings(fill={"sst": 270.0}))
     with pytest.raises(ConfigError, match="no finite"):
-        build_store(source, tmp_path / "s.zarr", fill={"t2m": float("nan")})
+        build_store(source, tmp_path / "s.zarr", StoreSettings(fill={"t2m": float("nan")}))
 
 
 def test_a_single_time_needs_a_time_step(write_record, six_hourly, tmp_path):
     source = open_source(write_record(six_hourly(1)))
     with pytest.raises(DataError, match="single time"):
         build_store(source, tmp_path / "s.zarr")
-    store = build_store(source, tmp_path / "s.zarr", time_step=21600, climatology=False)
+    store = build_store(source, tmp_path / "s.zarr", StoreSettings(time_step=21600, climatology=False))
     assert np.isnan(store.statistics.tendency_std).all()
 
 
@@ -209,9 +212,9 @@ def test_two_builds_of_one_store_do_not_meet(write_record, six_hourly, tmp_path)
 
     def second(done: int, total: int, what: str) -> None:
         with pytest.raises(ConfigError, match="another process"):
-            build_store(source, tmp_path / "s.zarr", climatology=False)
+            build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False))
 
-    build_store(source, tmp_path / "s.zarr", progress=second, climatology=False)
+    build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False), progress=second)
 
 
 def test_a_source_opened_by_hand_keeps_few_decoded_chunks(write_record, six_hourly, monkeypatch):

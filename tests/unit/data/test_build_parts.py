@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from afno_forecast.data import build_append
 from afno_forecast.data.build import BuildRecipe, Share, StatisticsPeriod, append_to_store, build_store, run_part, run_recipe
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError
@@ -19,8 +21,7 @@ SMALL = {"shard_bytes": 6 * 9 * 4 * 4 * 5, "chunk_bytes": 6 * 9 * 4 * 2}  # 5 ti
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr("afno_forecast.data.build.SHARD_BYTES", SMALL["shard_bytes"])
-    monkeypatch.setattr("afno_forecast.data.build.CHUNK_BYTES", SMALL["chunk_bytes"])
+    monkeypatch.setattr("afno_forecast.data.build.StoreSettings", partial(StoreSettings, **SMALL))
 
 
 def digest(folder: Path, *, arrays_only: bool = False) -> dict[str, str]:
@@ -59,9 +60,9 @@ def test_appended_dates_give_the_arrays_of_a_store_built_at_once(write_record, s
     first = write_record(times[:before], "first.nc")
     later = write_record(times[before:], "later.nc", seed=4, change=lambda ds: ds.drop_vars("orography"))
     period = (parse_instant("2001-02-20T00"), parse_instant("2001-02-20T12"))
-    whole = build_store(open_source([first, later]), tmp_path / "whole.zarr", statistics_period=period, **SMALL)
+    whole = build_store(open_source([first, later]), tmp_path / "whole.zarr", StoreSettings(statistics_period=period, **SMALL))
     out = tmp_path / "grown.zarr"
-    build_store(open_source(first), out, statistics_period=period, **SMALL)
+    build_store(open_source(first), out, StoreSettings(statistics_period=period, **SMALL))
     grown = append_to_store(out, [str(later)])
     assert digest(out, arrays_only=True) == digest(tmp_path / "whole.zarr", arrays_only=True)
     assert len(grown.times) == 17 and grown.attrs["recipe"] == whole.attrs["recipe"]
@@ -72,7 +73,7 @@ def test_appended_dates_give_the_arrays_of_a_store_built_at_once(write_record, s
 
 def test_only_later_dates_on_the_same_grid_are_appended(write_record, six_hourly, tmp_path):
     out = tmp_path / "s.zarr"
-    build_store(open_source(write_record(six_hourly(6), "a.nc")), out, climatology=False)
+    build_store(open_source(write_record(six_hourly(6), "a.nc")), out, StoreSettings(climatology=False))
     with pytest.raises(DataError, match="the store ends at 2001-02-21T06; the new files begin at 2001-02-21T06"):
         append_to_store(out, [str(write_record(six_hourly(3, "2001-02-21T06"), "b.nc"))])
     with pytest.raises(DataError, match="the store is on 6x9"):
@@ -81,7 +82,7 @@ def test_only_later_dates_on_the_same_grid_are_appended(write_record, six_hourly
 
 def test_a_swap_interrupted_between_its_renames_is_finished(write_record, six_hourly, tmp_path, monkeypatch):
     times, out = six_hourly(12), tmp_path / "s.zarr"
-    build_store(open_source(write_record(times[:7], "a.nc")), out, climatology=False, **SMALL)
+    build_store(open_source(write_record(times[:7], "a.nc")), out, StoreSettings(climatology=False, **SMALL))
     later = str(write_record(times[7:], "b.nc"))
 
     def half(out: Path, work: Path) -> None:
@@ -123,7 +124,7 @@ def test_statistics_and_climatology_equal_numpy_in_float64(write_record, six_hou
 
 def test_the_recipe_of_a_grown_store_is_json_like_any_other(write_record, six_hourly, tmp_path):
     times, out = six_hourly(9), tmp_path / "s.zarr"
-    build_store(open_source(write_record(times[:5], "a.nc")), out, climatology=False)
+    build_store(open_source(write_record(times[:5], "a.nc")), out, StoreSettings(climatology=False))
     append_to_store(out, [str(write_record(times[5:], "b.nc"))])
     attrs = json.loads((out / "zarr.json").read_text())["attributes"]
     assert attrs == Store.open(out).attrs and attrs["complete"] is True

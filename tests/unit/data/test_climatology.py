@@ -4,6 +4,7 @@ import xarray as xr
 
 from afno_forecast.data.build import build_store
 from afno_forecast.data.climatology import pool_days, smooth_days, year_length
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.errors import ConfigError, DataError
 from afno_forecast.times import TimeAxis, parse_instant
@@ -47,7 +48,7 @@ def weatherbench2(values: np.ndarray, dates: np.ndarray) -> np.ndarray:
 def test_around_new_year_it_is_weatherbench2s(make_record, tmp_path, first, last):
     days = np.arange(first, last, dtype="datetime64[D]")
     make_record(days.astype("datetime64[ns]"))[["t2m"]].to_netcdf(tmp_path / "a.nc")
-    store = build_store(open_source(tmp_path / "a.nc"), tmp_path / "s.zarr", shard_bytes=4 * 54 * 100)
+    store = build_store(open_source(tmp_path / "a.nc"), tmp_path / "s.zarr", StoreSettings(shard_bytes=4 * 54 * 100))
     cell = np.asarray([store.read(i)[0, 2, 3] for i in range(len(days))], dtype=float)
     expected = weatherbench2(cell, days)
     with xr.open_zarr(store.path, consolidated=False) as ds:
@@ -80,7 +81,7 @@ def test_the_climatology_of_a_store_is_the_weighted_mean_over_years_by_hour(writ
     times = np.concatenate([np.arange(f"{year}-01-20", f"{year}-03-10", dtype="datetime64[D]") for year in (2003, 2004)]).astype("datetime64[ns]")
     times = np.sort(np.concatenate([times, times + np.timedelta64(12, "h")]))
     source = open_source(write_record(times))
-    store = build_store(source, tmp_path / "s.zarr", time_step=43200, shard_bytes=9 * 6 * 9 * 4 * 3, chunk_bytes=6 * 9 * 4 * 2)
+    store = build_store(source, tmp_path / "s.zarr", StoreSettings(time_step=43200, shard_bytes=9 * 6 * 9 * 4 * 3, chunk_bytes=6 * 9 * 4 * 2))
     climatology = store.climatology()
     assert climatology is not None
     assert climatology.hours.tolist() == [0, 12]
@@ -104,7 +105,7 @@ def test_the_climatology_of_a_store_is_the_weighted_mean_over_years_by_hour(writ
 def test_the_climatology_sees_the_statistics_period_only(write_record, six_hourly, tmp_path):
     path = write_record(six_hourly(40))
     period = (parse_instant("2001-02-20T00"), parse_instant("2001-02-23T18"))
-    part = build_store(open_source(path), tmp_path / "part.zarr", statistics_period=period)
+    part = build_store(open_source(path), tmp_path / "part.zarr", StoreSettings(statistics_period=period))
     climatology = part.climatology()
     assert climatology is not None
     mean = np.stack([part.read(i) for i in range(16)])[::4].astype(float)
@@ -118,7 +119,7 @@ def test_a_record_off_the_hour_cannot_have_a_climatology(write_record, tmp_path)
     source = open_source(write_record(times))
     with pytest.raises(ConfigError, match="on the hour"):
         build_store(source, tmp_path / "s.zarr")
-    assert build_store(source, tmp_path / "s.zarr", climatology=False).climatology() is None
+    assert build_store(source, tmp_path / "s.zarr", StoreSettings(climatology=False)).climatology() is None
 
 
 def test_the_circle_is_the_calendars_year():

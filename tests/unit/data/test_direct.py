@@ -14,6 +14,7 @@ from afno_forecast.cli import cli
 from afno_forecast.config import load_config
 from afno_forecast.data.build import build_store
 from afno_forecast.data.direct import open_direct
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sample_data import sample_path
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
@@ -65,8 +66,8 @@ def period(weatherbench) -> tuple[str, str]:
 def built(weatherbench, period, tmp_path_factory) -> Store:
     """A training store of the same."""
     start, end = map(parse_instant, period)
-    return build_store(open_source(weatherbench), tmp_path_factory.mktemp("built") / "s.zarr", channels=CHANNELS, statistics_period=(start, end),
-                       climatology=False)
+    return build_store(open_source(weatherbench), tmp_path_factory.mktemp("built") / "s.zarr",
+                       StoreSettings(channels=CHANNELS, statistics_period=(start, end), climatology=False))
 
 
 def train(source: Path, period: tuple[str, str], folder: Path, told: list[str], *, resume: bool = False, train_steps: int = 4) -> Path:

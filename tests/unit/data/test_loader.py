@@ -7,6 +7,7 @@ import pytest
 from afno_forecast.data.build import build_store
 from afno_forecast.data.loader import Delivery, Loader
 from afno_forecast.data.order import draw_step, sample_order
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import DataError
@@ -19,12 +20,12 @@ def store(make_record, tmp_path_factory) -> Store:
     """20 times with one missing."""
     folder = tmp_path_factory.mktemp("loader")
     make_record(np.delete(np.datetime64("2001-02-20T00", "ns") + np.arange(21) * np.timedelta64(6, "h"), 11)).to_netcdf(folder / "record.nc")
-    return build_store(open_source(folder / "record.nc"), folder / "s.zarr", climatology=False, shard_bytes=3000)
+    return build_store(open_source(folder / "record.nc"), folder / "s.zarr", StoreSettings(climatology=False, shard_bytes=3000))
 
 
 def make(store: Store, **changes) -> Loader:
     """A loader; what is no argument of it is one of its delivery."""
-    options = {"time_step": STEP, "history": 2, "start": None, "end": None, "batch_size": 4, "seed": 5}
+    options = {"time_step": STEP, "history": 2, "batch_size": 4, "seed": 5, "period": None}
     channels = changes.pop("channels", store.channels)
     options |= {key: changes.pop(key) for key in list(changes) if key in options}
     return Loader(store, channels, **options, delivery=Delivery(**changes))
@@ -116,7 +117,7 @@ def test_an_error_in_the_thread_reaches_the_consumer(store, monkeypatch):
 
 def test_a_missing_channel_or_an_empty_period_is_said(store):
     with pytest.raises(DataError, match="holds no time"):
-        make(store, start=0, end=5).num_samples(1)
+        make(store, period=(0, 5)).num_samples(1)
     with pytest.raises(DataError, match="no 30 states"):
         next(make(store).batches(28, stage=0))
 

@@ -8,6 +8,7 @@ import pytest
 from afno_forecast.data.build import build_store
 from afno_forecast.data.inspect import format_inspection, inspect
 from afno_forecast.data.named import store_dataset
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.samples import find_windows
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
@@ -83,7 +84,7 @@ def test_the_well_becomes_a_box_of_trajectories_with_a_year_each(tmp_path):
 def test_a_store_of_trajectories_keeps_them_apart(tmp_path):
     fields = write_well(tmp_path / "well.hdf5", ends=("periodic", "periodic"))
     period = (int(np.datetime64("2000-01-01", "s").astype(int)), int(np.datetime64("2001-12-31", "s").astype(int)))
-    store = build_store(open_source(tmp_path / "well.hdf5"), tmp_path / "s.zarr", statistics_period=period)
+    store = build_store(open_source(tmp_path / "well.hdf5"), tmp_path / "s.zarr", StoreSettings(statistics_period=period))
     assert Store.open(tmp_path / "s.zarr").trajectories().tolist() == np.repeat(range(N), T).tolist()
     assert store.climatology() is None and store.attrs["missing_times"]["count"] == 0 and store.time_step == 3600
     assert "0.25 of the model's own units" in store.attrs["provenance"]["source_attributes"]["time_mapping"]
@@ -154,7 +155,7 @@ def test_pdebench_groups_of_trajectories(tmp_path):
     assert source.grid.boundary == "limited"
     for c in range(2):
         np.testing.assert_array_equal(source.dataset[f"data_{c}"].values, data[..., c].reshape(N * T, NX, NY).swapaxes(1, 2))
-    store = build_store(source, tmp_path / "s.zarr", shard_bytes=4 * NX * NY * 2 * 4)
+    store = build_store(source, tmp_path / "s.zarr", StoreSettings(shard_bytes=4 * NX * NY * 2 * 4))
     np.testing.assert_array_equal(store.read(6), data[1, 1].transpose(2, 1, 0))
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sample_data import NAMES, sample_path
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.states import open_states
@@ -15,7 +16,7 @@ STATIC = ChannelSet((Channel("orography", None, "m", "static"),))
 
 def test_store_and_files_give_the_same_states(write_record, six_hourly, tmp_path):
     path = write_record(six_hourly(9))
-    store = build_store(open_source(path), tmp_path / "s.zarr", climatology=False)
+    store = build_store(open_source(path), tmp_path / "s.zarr", StoreSettings(climatology=False))
     from_store, from_files = open_states(store.path, CHANNELS, STATIC), open_states(path, CHANNELS, STATIC)
     rows = np.asarray([7, 0, 3])
     states = from_files.read(rows)
@@ -43,7 +44,7 @@ def test_dates_are_found_or_named_with_the_nearest(write_record, six_hourly):
 
 def test_missing_channels_are_named_with_what_there_is(write_record, six_hourly, tmp_path):
     path = write_record(six_hourly(3))
-    store = build_store(open_source(path), tmp_path / "s.zarr", climatology=False)
+    store = build_store(open_source(path), tmp_path / "s.zarr", StoreSettings(climatology=False))
     wanted = ChannelSet((*CHANNELS, Channel("geopotential", 300, "m2 s-2")))
     for data in (path, store.path):
         with pytest.raises(DataError, match=r"no channel geopotential@300.*there are") as caught:

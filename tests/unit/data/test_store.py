@@ -7,6 +7,7 @@ import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store, channel_names, is_store
 from afno_forecast.errors import DataError
@@ -17,7 +18,7 @@ def store(make_record, tmp_path_factory) -> Store:
     """23 times, 3 channels in 2 chunks, 4 shards."""
     folder = tmp_path_factory.mktemp("store")
     make_record(np.datetime64("2001-02-20T00", "ns") + np.arange(23) * np.timedelta64(12, "h")).to_netcdf(folder / "record.nc")
-    return build_store(open_source(folder / "record.nc"), folder / "s.zarr", shard_bytes=6 * 9 * 4 * 4 * 7, chunk_bytes=6 * 9 * 4 * 2)
+    return build_store(open_source(folder / "record.nc"), folder / "s.zarr", StoreSettings(shard_bytes=6 * 9 * 4 * 4 * 7, chunk_bytes=6 * 9 * 4 * 2))
 
 
 def test_the_store_holds_the_source_in_canonical_order(store):

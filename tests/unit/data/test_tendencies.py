@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.data.tendencies import tendency_std
@@ -19,8 +20,8 @@ def store(make_record, tmp_path_factory) -> Store:
     times = np.delete(np.datetime64("2001-02-20T00", "ns") + np.arange(42) * np.timedelta64(6, "h"), [11, 19])
     make_record(times).to_netcdf(folder / "record.nc")
     seconds = times.astype("datetime64[s]").astype(int)
-    return build_store(open_source(folder / "record.nc"), folder / "s.zarr", climatology=False, shard_bytes=9000,
-                       statistics_period=(int(seconds[2]), int(seconds[-6])))
+    return build_store(open_source(folder / "record.nc"), folder / "s.zarr",
+                       StoreSettings(climatology=False, shard_bytes=9000, statistics_period=(int(seconds[2]), int(seconds[-6]))))
 
 
 def by_hand(store: Store, index: np.ndarray, step: int) -> np.ndarray:

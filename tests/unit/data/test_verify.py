@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from afno_forecast.cli import cli
 from afno_forecast.data import layout as disk
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.data.verify import verify
@@ -37,8 +38,8 @@ def record(path: Path, change=None, drop: tuple[int, ...] = ()) -> Path:
 
 
 def build(folder: Path, change=None, drop: tuple[int, ...] = ()) -> Store:
-    return build_store(open_source(record(folder / "a.nc", change, drop)), folder / "s.zarr", climatology=False, shard_bytes=4 * 2 * 40 * 6,
-                       chunk_bytes=4 * 40)
+    return build_store(open_source(record(folder / "a.nc", change, drop)), folder / "s.zarr",
+                       StoreSettings(climatology=False, shard_bytes=4 * 2 * 40 * 6, chunk_bytes=4 * 40))
 
 
 @pytest.fixture

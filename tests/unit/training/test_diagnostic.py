@@ -14,6 +14,7 @@ from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.build import build_store
 from afno_forecast.data.loader import Batch, Loader
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.diagnostic import Diagnostic, DiagnosticConfig
@@ -53,7 +54,7 @@ def rain_store(tiny_weather: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         rain.attrs.update(units="kg m-2 s-1", standard_name="precipitation_flux")
         ds.assign(pr=rain.astype("f4")).to_netcdf(folder / "weather.nc")
     build_store(open_source(folder / "weather.nc"), folder / "store.zarr",
-                statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")))
+                StoreSettings(statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25"))))
     return folder / "store.zarr"
 
 
@@ -113,8 +114,8 @@ def test_forcing_that_a_batch_brings_is_the_forecasters_own(rain_store: Path, ti
     network = PlainConfig(patch=(1, 1), width=8, depth=1, num_blocks=2)
     config = DiagnosticConfig(channels=("pr",), scale=(1e-5,), accumulation="instant", backbone=network)
     loss = DiagnosticLoss(DiagnosticLossConfig(), forecaster, Diagnostic(config, forecaster, outputs), [1e-5])
-    loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history, start=None,
-                    end=None, batch_size=3, seed=0, delivery=Layout().delivery(forecaster, cache_bytes=1 << 20))
+    loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history,
+                    batch_size=3, seed=0, delivery=Layout().delivery(forecaster, cache_bytes=1 << 20))
     with contextlib.closing(loader.batches(2, stage=0)) as batches:
         batch = next(batches)
     assert batch.forcing is not None and batch.forcing.shape[1] == 2

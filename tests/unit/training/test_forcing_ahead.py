@@ -29,7 +29,7 @@ def forecaster(tiny_model: Path) -> Forecaster:
 
 
 def batch_of(store: Path, forecaster: Forecaster, **delivery) -> Batch:
-    loader = Loader(Store.open(store), forecaster.channels, time_step=STEP, history=1, start=None, end=None, batch_size=4, seed=1,
+    loader = Loader(Store.open(store), forecaster.channels, time_step=STEP, history=1, batch_size=4, seed=1,
                     delivery=Delivery(**delivery))
     batches = loader.batches(3, stage=0)
     batch = next(batches)

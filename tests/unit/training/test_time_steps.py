@@ -113,7 +113,7 @@ def test_leads_that_are_left_out_cost_nothing(run: Path, tiny_store: Path, tmp_p
 
 def test_the_loss_of_a_batch_is_in_units_of_the_change_over_its_step(run: Path, tiny_store: Path) -> None:
     store, forecaster = Store.open(tiny_store), model_folder.load(run / "model")
-    loader = Loader(store, forecaster.channels, time_step=DAY // 4, history=1, start=None, end=None, batch_size=2, seed=1)
+    loader = Loader(store, forecaster.channels, time_step=DAY // 4, history=1, batch_size=2, seed=1)
     batches = loader.batches(2, stage=0, time_steps=(DAY,))
     batch = next(batches)
     batches.close()

@@ -10,6 +10,7 @@ import pytest
 
 from afno_forecast import model_folder
 from afno_forecast.data.build import build_store
+from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.experiment import load_experiment, run_training
@@ -60,7 +61,8 @@ def test_a_run_tells_them_in_its_files_and_on_the_card(tiny_experiment: Path, tm
 
 def test_without_a_climatology_it_is_said_once(tiny_weather: Path, make_tiny_experiment: Callable[[Path], Path], tmp_path: Path) -> None:
     store = tmp_path / "plain.zarr"
-    build_store(open_source(tiny_weather), store, statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")), climatology=False)
+    build_store(open_source(tiny_weather), store,
+                StoreSettings(statistics_period=(parse_instant("2001-01-01"), parse_instant("2001-01-25")), climatology=False))
     lines: list[str] = []
     overrides = [f"data.store={store}", "training.budget.train_steps=2"]
     run_training(load_experiment(make_tiny_experiment(tmp_path), overrides), resume=False, echo=lines.append)
