@@ -11,20 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..grid import BoxGrid
-from .outline import Extent, aspect_of, extent_of, raster
+from .outline import Label, Outlined, raster
 from .style import nice_step
 
 Float = NDArray[np.float64]
-Label = tuple[float, float, str, str, str, bool]
 
 
 @dataclass(frozen=True, eq=False)
-class BoxView:
+class BoxView(Outlined):
     """What `views.View` is for the globe: outline and background of a box, in its own coordinates.
 
     Args:
         outline: closed ring; shape (N, 2).
-        labels: (x, y, text, horizontal alignment, vertical alignment, whether inside the map).
+        labels: coordinates written along the edges, see `outline.Label`.
     """
 
     outline: Float
@@ -34,16 +33,6 @@ class BoxView:
     coasts: tuple[Float, ...] = ()
     graticule: tuple[Float, ...] = ()
     is_global: bool = True
-
-    @property
-    def extent(self) -> Extent:
-        """(left, right, bottom, top)."""
-        return extent_of(self.outline)
-
-    @property
-    def aspect(self) -> float:
-        """Height by width on the page."""
-        return aspect_of(self.extent)
 
     def project(self, x: Float, y: Float) -> tuple[Float, Float]:
         """The points themselves."""

@@ -9,18 +9,27 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 Extent = tuple[float, float, float, float]
+Label = tuple[float, float, str, str, str, bool]
+"""x, y, text, horizontal alignment, vertical alignment, whether inside the map."""
 
 
-def extent_of(outline: Float) -> Extent:
-    """(left, right, bottom, top) of a ring of points; shape (N, 2)."""
-    (left, bottom), (right, top) = outline.min(axis=0), outline.max(axis=0)
-    return float(left), float(right), float(bottom), float(top)
+class Outlined:
+    """What has an outline on the page: the rectangle around it."""
 
+    outline: Float
+    stretch: float
 
-def aspect_of(extent: Extent, stretch: float = 1.0) -> float:
-    """Height by width on the page, where a unit of y is `stretch` times as long as one of x."""
-    left, right, bottom, top = extent
-    return (top - bottom) * stretch / (right - left)
+    @property
+    def extent(self) -> Extent:
+        """(left, right, bottom, top)."""
+        (left, bottom), (right, top) = self.outline.min(axis=0), self.outline.max(axis=0)
+        return float(left), float(right), float(bottom), float(top)
+
+    @property
+    def aspect(self) -> float:
+        """Height by width on the page, where a unit of y is `stretch` times as long as one of x."""
+        left, right, bottom, top = self.extent
+        return (top - bottom) * self.stretch / (right - left)
 
 
 def centres(low: float, high: float, count: int) -> Float:

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, ResourceError
 from ..grid import BoxGrid, Grid
 from .boxes import BoxView, box_view
-from .outline import Extent, aspect_of, extent_of, raster
+from .outline import Label, Outlined, raster
 
 Float = NDArray[np.float64]
 Region = tuple[float, float, float, float]
-Label = tuple[float, float, str, str, str, bool]
 NATURAL_EARTH = Path(__file__).parent / "natural_earth"
 NAMES = ("robinson", "platecarree", "equalearth", "mollweide", "orthographic", "npolar", "spolar", "lambert")
 _POLAR_EDGE = 20.0  # latitude at the rim of a polar map
@@ -51,7 +50,7 @@ def _cartopy() -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class View(Outlined):
     """A projection with its outline and background, all in projected coordinates.
 
     Args:
@@ -61,7 +60,7 @@ class View:
         stretch: height of a projected unit of y relative to one of x on the page.
         coasts: coastlines and lake shores; each of shape (M, 2).
         graticule: meridians and parallels; each of shape (M, 2).
-        labels: (x, y, text, horizontal alignment, vertical alignment, whether inside the map).
+        labels: coordinates written along the edges, see `outline.Label`.
         is_global: whether the whole sphere is shown.
     """
 
@@ -73,16 +72,6 @@ class View:
     graticule: tuple[Float, ...]
     labels: tuple[Label, ...]
     is_global: bool = True
-
-    @property
-    def extent(self) -> Extent:
-        """(left, right, bottom, top)."""
-        return extent_of(self.outline)
-
-    @property
-    def aspect(self) -> float:
-        """Height by width on the page."""
-        return aspect_of(self.extent, self.stretch)
 
     def project(self, longitude: Float, latitude: Float) -> tuple[Float, Float]:
         """x, y of points in degrees; NaN where they cannot be seen."""
