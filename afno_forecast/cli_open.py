@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from . import model_folder
+from . import model_folder, model_summary
 from .channels import ChannelSet
 from .data.inspect import format_inspection, inspect
 from .data.named import store_dataset
@@ -66,9 +66,9 @@ def describe(path: Path) -> str:
     if not path.exists():
         raise DataError("there is nothing at this path", where=str(path), fix="give a model folder, run folder, store, forecast or data file")
     if (path / model_folder.MANIFEST).is_file():
-        return model_folder.describe(path)
+        return model_summary.describe(path)
     if (path / "model" / model_folder.MANIFEST).is_file():
-        return f"run folder; its best model is {path / 'model'}\n{model_folder.describe(path / 'model')}"
+        return f"run folder; its best model is {path / 'model'}\n{model_summary.describe(path / 'model')}"
     if is_store(path):
         return _account([*_store_lines(Store.open(path)), f"chunks      not read; to check every one: afno-forecast data inspect {path}"])
     if is_forecast(path):
@@ -158,6 +158,6 @@ def open_scores(path: Path) -> xr.Dataset:
 
 def model_card(folder: Path) -> dict[str, object]:
     """What a model folder says of itself, for a report: its account and its resolved experiment. Raises CheckpointError."""
-    account = model_folder.describe(folder)
+    account = model_summary.describe(folder)
     facts = dict(line.split(maxsplit=1) for line in account.split("\nchannel ")[0].splitlines() if " " in line)
     return {**facts, "experiment": load_document(folder / model_folder.CONFIG).values}

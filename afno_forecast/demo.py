@@ -24,7 +24,7 @@ from .documents import scalar
 from .errors import ConfigError
 from .experiment import Experiment, load_experiment, run_training
 from .forecast.produce import produce_forecast
-from .model_folder import card_facts
+from .model_summary import card_facts
 from .plot.report import write_report
 from .times import parse_duration
 from .verify.evaluate import evaluate

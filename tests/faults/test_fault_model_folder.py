@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from afno_forecast import model_folder
+from afno_forecast import model_folder, model_summary
 from afno_forecast.errors import CheckpointError, ResourceError
 from afno_forecast.experiment import load_experiment, run_training
 
@@ -29,7 +29,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 def test_a_sound_folder_loads_and_describes_itself(model: Path) -> None:
     forecaster = model_folder.load(model)
     assert forecaster.channels.shorts == ("z500", "t2m", "u250") and forecaster.time_step == 21600
-    text = model_folder.describe(model)
+    text = model_summary.describe(model)
     assert "7x12 global" in text and "geopotential@500" in text and "m2 s-2" in text
 
 
@@ -84,7 +84,7 @@ def test_a_pickle_in_place_of_weights_is_never_read(model: Path) -> None:
     with pytest.raises(CheckpointError, match="the weights cannot be read"):
         model_folder.load(model)
     with pytest.raises(CheckpointError, match="header is damaged"):
-        model_folder.describe(model)
+        model_summary.describe(model)
 
 
 @pytest.mark.parametrize("header", [b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}', b"not json", b"[]"])
