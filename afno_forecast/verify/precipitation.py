@@ -64,7 +64,7 @@ def rain_climate(record: Analyses) -> RainClimate | None:
     ends = [s for s in there if all(s - k in there for k in DAY_PARTS)]
     if not ends:
         return None
-    six = {s: record.read(np.asarray([i]))[0][at] for s, i in there.items()}
+    six = {s: record.read(np.asarray([i]))[0, at].copy() for s, i in there.items()}  # a view would keep every channel of the record
     sums = np.stack([daily_sum([six[s - k] for k in DAY_PARTS]) for s in ends])
     wet = np.where(sums > _DRY_METRES, sums, np.nan)
     heavy = np.full(sums.shape[1:], np.inf)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -279,6 +282,25 @@ def test_seeps_of_chance_is_one_and_of_the_truth_zero() -> None:
     for lead, forecast in ((24, days), (48, np.roll(days, 17, axis=0))):
         scorer.update(np.arange(99), lead * HOUR, forecast[:, None].astype(np.float32), days[:, None].astype(np.float32))
     assert pick(scorer.finalize(), "tp24h", "seeps").values == pytest.approx([0, 1], abs=0.05)
+
+
+def test_the_climate_of_rain_keeps_no_other_channel_in_memory() -> None:
+    """A record of many channels is read state by state; of each only the rain is kept."""
+    states: list[weakref.ref[np.ndarray]] = []
+    alive = []
+
+    def read(index: np.ndarray) -> np.ndarray:
+        alive.append(sum(s() is not None for s in states))
+        state = np.full((len(index), 9, 4, 6), 1e-3, np.float32)
+        states.append(weakref.ref(state))
+        return state
+
+    record = SimpleNamespace(channels=ChannelSet((*(Channel("temperature", k, "K") for k in range(100, 900, 100)),
+                                                  Channel("total_precipitation_6hr", None, "m"))),
+                             times=SimpleNamespace(seconds=np.arange(20, dtype=np.int64) * 6 * HOUR), read=read)
+    climate = rain_climate(record)  # type: ignore[arg-type]
+    assert climate is not None and climate.num_days == 17 and not climate.dry_fraction.any()
+    assert len(alive) == 20 and max(alive) <= 1
 
 
 def test_days_are_summed_in_any_order_and_forgotten() -> None:
