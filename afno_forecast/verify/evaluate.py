@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +113,15 @@ class ForecastFile:
         return wanted
 
     def states(self, init: int, leads: Sequence[int], channels: ChannelSet) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield (lead, members (E, C, H, W)) of an init time, read in blocks that bound memory."""
+        """Yield (lead, members (E, C, H, W)) of an init time, leads ascending, read in blocks that bound memory."""
         needed = self._needed(channels)
         size = 4 * max(1, len(needed)) * self.num_members * int(np.prod(forecast_grid(self._ds).shape))
         block = max(1, _BLOCK_BYTES // size)
-        for first in range(0, len(leads), block):
-            where = np.asarray([self._leads[lead] for lead in leads[first:first + block]])
+        for _, group in groupby(leads, key=lambda lead: self._leads[lead] // block):  # what lies between two wanted leads is read as well
+            together = list(group)
+            where = np.asarray([self._leads[lead] for lead in together])
             read = read_members(self._ds, needed, self._inits[init], slice(int(where[0]), int(where[-1]) + 1))
-            for lead, position in zip(leads[first:first + block], where - where[0], strict=True):
+            for lead, position in zip(together, where - where[0], strict=True):
                 yield lead, derive(read[position], needed, channels)
 
     def _needed(self, channels: ChannelSet) -> ChannelSet:

@@ -21,7 +21,7 @@ from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import LatLonGrid, Orientation
 from afno_forecast.times import STANDARD, TimeAxis, comparable
 from afno_forecast.verify.evaluate import evaluate
-from afno_forecast.verify.forecasts import open_forecast
+from afno_forecast.verify.forecasts import open_forecast, read_members
 from afno_forecast.verify.score_file import default_name, format_table, write_scores
 from afno_forecast.verify.scores import pick, relative_to_persistence
 from afno_forecast.verify.settings import References, ScoreSettings
@@ -127,6 +127,21 @@ def test_leads_can_be_chosen(tmp_path: Path) -> None:
     assert (scores["lead_time"].values / np.timedelta64(1, "h")).tolist() == [12, 36]
     with pytest.raises(DataError, match="no lead 30h; it has 12h to 2d"):
         evaluate(path, analyses, leads=[30 * HOUR])
+
+
+def test_leads_far_apart_are_not_read_with_all_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, analyses = case(tmp_path)
+    whole = evaluate(path, analyses, leads=[12 * HOUR, 36 * HOUR, 48 * HOUR])
+    read: list[int] = []
+
+    def spy(ds: xr.Dataset, channels: ChannelSet, init: int, leads: slice) -> np.ndarray:
+        read.append(leads.stop - leads.start)
+        return read_members(ds, channels, init, leads)
+
+    monkeypatch.setattr("afno_forecast.verify.evaluate.read_members", spy)
+    monkeypatch.setattr("afno_forecast.verify.evaluate._BLOCK_BYTES", 2 * 4 * len(CHANNELS) * GRID.shape[0] * GRID.shape[1])
+    assert whole.identical(evaluate(path, analyses, leads=[12 * HOUR, 36 * HOUR, 48 * HOUR]))
+    assert max(read) == 2, "a block holds two leads"
 
 
 def test_another_grid_calendar_or_record_is_refused(tmp_path: Path) -> None:
