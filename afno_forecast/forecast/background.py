@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ForecastError
 from .output import ForecastWriter
 
 
@@ -22,15 +21,16 @@ class BackgroundWriter:
         writer: used by the thread alone while this is open.
         max_pending: states that may wait; a further one waits until there is room.
 
-    An error of the writer is raised by the next call, and when this is closed. When closed, all that waits is written first.
+    An error of the writer is raised by the next call, and when this is closed; nothing is written after it. When closed, all that waits is
+    written first.
     """
 
     def __init__(self, writer: ForecastWriter, max_pending: int) -> None:
         self._writer = writer
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(max(1, max_pending))
-        self._error: ForecastError | AssertionError | None = None
-        self._thread = threading.Thread(target=self._work, name="forecast writer", daemon=True)
-        self._thread.start()
+        self._room = max(1, max_pending)
+        self._pending: deque[Future[None]] = deque()
+        self._failed = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forecast writer")
 
     def write(self, forecast: int, lead_index: int, state: NDArray[np.float32]) -> None:
         """Queue one state; it must not be changed afterwards. Raises the writer's errors."""
@@ -42,32 +42,29 @@ class BackgroundWriter:
 
     def flush(self) -> None:
         """Wait until all is written. Raises the writer's errors."""
-        self._queue.join()
-        self._raise()
+        self._wait(0)
 
     def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._queue.put(None)
-        self._thread.join()
+        self._thread.shutdown()
         if kind is None:
-            self._raise()
+            self._wait(0)
 
     def _put(self, task: Callable[[], None]) -> None:
-        self._raise()
-        self._queue.put(task)
+        self._wait(self._room)
+        self._pending.append(self._thread.submit(self._work, task))
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _wait(self, room: int) -> None:
+        """Until no more than so many tasks wait; the first error is kept, and raised again by every later call."""
+        while self._pending and (len(self._pending) > room or self._pending[0].done()):
+            self._pending[0].result()
+            self._pending.popleft()
 
-    def _work(self) -> None:
-        while (task := self._queue.get()) is not None:
-            try:
-                if self._error is None:
-                    task()
-            except (ForecastError, AssertionError) as error:
-                self._error = error  # what follows is dropped, so that nobody waits for a queue that is not emptied
-            finally:
-                self._queue.task_done()
+    def _work(self, task: Callable[[], None]) -> None:
+        if self._failed:
+            return  # what follows an error is dropped
+        self._failed = True
+        task()
+        self._failed = False
