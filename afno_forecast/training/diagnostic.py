@@ -23,12 +23,12 @@ from ..data.loader import Batch, Loader
 from ..data.samples import find_windows
 from ..data.store import Store
 from ..diagnostic import Diagnostic
-from ..errors import DivergenceError, Stopped
+from ..errors import ConfigError, DivergenceError, Stopped
 from ..forecast.rollout import State, rollout
 from ..forecaster import Forecaster
 from ..losses import area_weighted_mse
 from ..signals import StopFlag
-from ..times import parse_duration
+from ..times import format_duration, parse_duration
 from .checkpoint import Progress, load_newest, part_of
 from .config import TrainingConfig
 from .log import RunLog
@@ -114,13 +114,21 @@ class DiagnosticValidator:
         diagnostic: what is trained.
         config: init times and lead time.
         start, end: of the validation period, seconds.
+
+    Raises ConfigError for a lead time that is no whole number of the forecaster's steps, or for members.
     """
 
     def __init__(self, store: Store, forecaster: Forecaster, diagnostic: Diagnostic, config: ValidationConfig, *, start: int, end: int) -> None:
         self.config = config
         self._forecaster, self._diagnostic, self._store = forecaster, diagnostic, store
         step, lead = forecaster.time_step, parse_duration(config.lead_time)
-        self._num_steps = max(1, lead // step)
+        if lead % step:
+            raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the forecaster's step of {format_duration(step)}",
+                              where="validation.lead_time", fix=f"use {format_duration(max(1, lead // step) * step)}")
+        if config.members is not None:
+            raise ConfigError("a diagnostic network is validated on one forecast from each init time, without noise", where="validation.members",
+                              fix="leave it out")
+        self._num_steps = lead // step
         windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
         chosen = np.unique(np.linspace(0, len(windows.index) - 1, min(config.inits, len(windows.index))).round().astype(int))
         self._windows = windows.index[chosen]

@@ -180,6 +180,8 @@ def test_what_does_not_fit_is_refused(experiment: Path) -> None:
                               ("training.loss={kind: amse}", r"training\.loss has no effect"),
                               ("training.precision=bfloat16", "trained in float32"), ("diagnostic.accumulation=soon", "soon"),
                               ("data.validation.start=2001-01-20", "overlap"), ("loss={transformed: 0}", "nothing is made small"),
+                              ("validation.lead_time=15h", "15h is not a multiple of the forecaster's step of 6h"),
+                              ("validation.members=2", "one forecast from each init time"),
                               ("diagnostic.longest_lead=12h", "longest stage ends at 6h"), ("diagnostic.backbone.conditions=2", "given 0")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
