@@ -56,16 +56,20 @@ def read_card(scores: xr.Dataset, *, metric: str = "rmse", reference: str | None
 
     Args:
         scores: as `curves.read_curves`.
-        metric: whose better end is known.
+        metric: of which more, less or a certain value is better.
         reference: a rival in the file; None takes the first other forecast named, else persistence.
         against: another score file, in place of a rival.
         region: None takes the globe, or the first region.
 
     Raises:
-        DataError: no such metric, reference or region, or nothing in common.
+        DataError: no such metric, reference or region, a metric of which neither end is better, or nothing in common.
     """
     region = chosen_region(scores, region)
     ours = read_curves(scores, metric=metric, region=region)
+    better = metrics_of(scores)[metric].better
+    if not better:
+        raise DataError(f"neither more nor less of the score '{clean(metric, 40)}' is better: it makes no score card", where="--metric",
+                        fix=f"draw it against lead time with: afno-forecast plot scores SCORES.nc --metric {clean(metric, 40)} --out scores.png")
     theirs: dict[str, tuple[NDArray[np.int64], Float]]
     if against is None:
         have = [r for r in rivals_of(scores) if any(r in c.lines for c in ours)]
@@ -82,7 +86,6 @@ def read_card(scores: xr.Dataset, *, metric: str = "rmse", reference: str | None
     if not common:
         raise DataError("the scores have no variable and lead in common with the reference", fix="give score files of the same variables and leads")
     leads = thinned(common)
-    better = metrics_of(scores)[metric].better
     change, chance = [], []
     tests = None if against is not None else _significant(scores, metric, reference, region)
     for curve in curves:

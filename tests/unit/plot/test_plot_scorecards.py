@@ -38,6 +38,16 @@ def test_bias_counts_by_its_distance_from_zero(scores: xr.Dataset) -> None:
     np.testing.assert_allclose(card.change_RL[1], expected)
 
 
+def test_a_score_of_which_neither_end_is_better_makes_no_card(scores: xr.Dataset) -> None:
+    """Colours say better and worse; of a forecast's spread or activity neither can be said."""
+    names = [str(m).replace("acc", "activity") for m in scores.metric.values]
+    told = scores.assign_coords(metric=names, better=("metric", ["" if n.startswith("activity") else "lower" for n in names]))
+    assert read_card(told).reference == "persistence"
+    with pytest.raises(DataError, match="neither more nor less of the score 'activity' is better") as error:
+        read_card(told, metric="activity")
+    assert "afno-forecast plot scores SCORES.nc --metric activity --out" in error.value.fix
+
+
 def _tested(scores: xr.Dataset, p: float) -> xr.Dataset:
     extra = xr.full_like(scores.isel(metric=[0]).drop_vars("num_inits"), p).assign_coords(metric=["rmse_vs_persistence_p"])
     both = xr.concat([scores.drop_vars("num_inits"), extra], "metric", combine_attrs="override")
