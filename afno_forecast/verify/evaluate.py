@@ -141,7 +141,9 @@ class ForecastFile:
 
 
 def _metric_ending(text: str) -> str:
-    return "".join(ch if ch.isascii() and ch.isalnum() else "_" for ch in text).strip("_") or "other"
+    """A file's name as the ending of metrics' names; what these say themselves of an interval and a test is no ending of it."""
+    name = "".join(ch if ch.isascii() and ch.isalnum() else "_" for ch in text).strip("_") or "other"
+    return f"{name}_file" if f"_{name}".endswith(("_low", "_high", "_p")) or "_vs_" in f"_{name}_" else name
 
 
 def _name_apart(rivals: Sequence[ForecastFile], references: References) -> None:

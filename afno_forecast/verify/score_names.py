@@ -27,7 +27,7 @@ _BETTER = {"acc": "higher", "sedi": "higher", "bias": "zero", "spread_skill": "o
 
 def is_ratio(metric: str) -> bool:
     """Whether a metric has no units, whatever the quantity."""
-    return metric.startswith(_RATIOS) or metric.endswith("_p")
+    return metric.startswith(_RATIOS) or ("_vs_" in metric and metric.endswith("_p"))
 
 
 def better(metric: str) -> str:

@@ -262,6 +262,20 @@ def test_another_forecast_is_scored_on_the_common_cases_alone(tmp_path: Path) ->
     assert (pick(same, "t850", "rmse").values == pick(same, "t850", "rmse_fc_2").values).all()
 
 
+def test_a_files_name_is_not_taken_for_a_probability(tmp_path: Path) -> None:
+    """`rmse_vs_run_p` would be both the difference from run_p and the p value against run."""
+    path, analyses = case(tmp_path)
+    (tmp_path / "sub").mkdir()
+    others = [case(tmp_path / "sub", name, error)[0] for name, error in (("run.zarr", 3.0), ("run_p.zarr", 5.0), ("p.zarr", 4.0))]
+    scores = evaluate(path, analyses, against=others, settings=ScoreSettings(kinds=("deterministic",), block_seconds=86400, replicates=20))
+    metrics = scores["metric"].values.tolist()
+    assert len(metrics) == len(set(metrics)) and scores.attrs["rivals"] == "persistence run run_p_file p_file"
+    units = dict(zip(metrics, scores["metric_units"].values.tolist(), strict=True))
+    for rival, difference in (("run", -2), ("run_p_file", -4), ("p_file", -3)):
+        assert pick(scores, "z500", f"rmse_vs_{rival}").values == pytest.approx([difference] * 4, rel=1e-3)
+        assert units[f"rmse_{rival}"] == units[f"rmse_vs_{rival}"] == "variable" and units[f"rmse_vs_{rival}_p"] == "1"
+
+
 def test_six_hourly_precipitation_is_scored_by_day(tmp_path: Path) -> None:
     channels = ChannelSet((Channel("total_precipitation_6hr", None, "m"),))
     rain = np.maximum(np.random.default_rng(3).normal(0, 3e-3, (60, 1, *GRID.shape)), 0).astype(np.float32)
