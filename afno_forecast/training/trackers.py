@@ -13,6 +13,7 @@ from ..config import Strict
 from ..errors import ConfigError
 
 _RUN_FILE = "mlflow_run"
+_MOST_METRICS = 1000  # that MLflow takes at once; of their names it takes no @
 
 
 class LogConfig(Strict):
@@ -105,7 +106,8 @@ class _MLflow:
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        self._try(lambda: self._client.log_batch(self._run, [Metric(name, value, now, train_step) for name, value in values.items()]))
+        points = [Metric(name.replace("@", "_"), value, now, train_step) for name, value in values.items()]
+        self._try(lambda: [self._client.log_batch(self._run, points[k:k + _MOST_METRICS]) for k in range(0, len(points), _MOST_METRICS)])
 
     def close(self, finished: bool) -> None:
         """Mark the run as finished, or as killed: to be gone on with."""

@@ -2,7 +2,11 @@
 
 import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -62,3 +66,42 @@ def test_an_mlflow_store_that_fails_is_said_once_and_the_training_goes_on(tmp_pa
     tell(tmp_path, LogConfig(mlflow=str(tmp_path / "blocked" / "store")), 0, lines)
     assert sum("gets nothing more of this training" in line for line in lines) == 1
     assert json.loads((tmp_path / "events.jsonl").read_text())["event"] == "validation"
+
+
+class StrictClient:
+    """MLflow's client as far as it is used, with MLflow's limits: 1000 metrics at once, whose names are letters, digits and `_/. -`."""
+
+    points: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.points.clear()
+
+    def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, experiment: str, run_name: str) -> SimpleNamespace:
+        return SimpleNamespace(info=SimpleNamespace(run_id="7"))
+
+    def log_batch(self, run: str, metrics: list[tuple[str, float, int, int]]) -> None:
+        bad = [name for name, *_ in metrics if not re.fullmatch(r"[/\w.\- ]*", name)]
+        if bad or len(metrics) > 1000:
+            raise OSError(f"refused: {len(metrics)} metrics, {bad[:1]}")
+        self.points.update({name: value for name, value, *_ in metrics})
+
+    def log_param(self, run: str, name: str, value: str) -> None: ...
+
+    def set_terminated(self, run: str, status: str) -> None: ...
+
+
+def test_a_large_validation_stays_within_mlflows_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, holds in (("mlflow", {"MlflowClient": StrictClient}), ("mlflow.exceptions", {"MlflowException": OSError}),
+                        ("mlflow.entities", {"Metric": lambda *point: point})):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**holds))  # type: ignore[arg-type]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: object())
+    lines: list[str] = []
+    rows = [ScoreRow(channel, 24.0 * day, {"persistence": 0.5, "climatology": 0.25})
+            for channel in (*(f"z{level}" for level in range(60)), "ozone@500") for day in range(1, 11)]
+    with RunLog(tmp_path, train_step=0, echo=lines.append, to=LogConfig(mlflow="runs")) as log:
+        log.validation(1, 0.5, 0.25, rows, best=True)
+    assert len(StrictClient.points) == 2 + 61 * 10 * 2 and not any("gets nothing more" in line for line in lines)
+    assert StrictClient.points["validation_240h/ozone_500/over_climatology"] == 0.25
