@@ -20,7 +20,7 @@ def versus(metric: str, rival: str) -> str:
 
 
 def with_rain(scores: xr.Dataset, scorers: Mapping[str, Scorer]) -> xr.Dataset:
-    """24 h precipitation as one more variable, NaN at lead times and metrics where it has no score."""
+    """24 h precipitation as one more variable, NaN at lead times and metrics where it has no score; a forecast's own keeps its scores."""
     parts = [(name, s.finalize()) for name, s in scorers.items() if len(s)]
     if not parts:
         return scores
@@ -30,7 +30,9 @@ def with_rain(scores: xr.Dataset, scorers: Mapping[str, Scorer]) -> xr.Dataset:
     names += [m for m in map(str, rain["metric"].values) if m not in names]
     scores = scores.reindex(metric=names).assign_coords(metric_coordinates(names))
     rain = rain.reindex(metric=names, lead_time=scores["lead_time"].values)
-    return scores.assign({DAILY.variable: rain[DAILY.variable].drop_vars(["metric_units", "better"])})
+    summed = rain[DAILY.variable].drop_vars(["metric_units", "better"])
+    own = scores.get(DAILY.variable)
+    return scores.assign({DAILY.variable: summed if own is None else own.combine_first(summed).transpose(*own.dims).assign_attrs(own.attrs)})
 
 
 def renamed(part: xr.Dataset, name: str, *, with_crps: bool = False) -> xr.Dataset:

@@ -291,6 +291,24 @@ def test_six_hourly_precipitation_is_scored_by_day(tmp_path: Path) -> None:
     assert "no SEEPS" in evaluate(path, analyses).attrs["notes"]
 
 
+def test_daily_precipitation_of_the_forecast_keeps_its_own_scores(tmp_path: Path) -> None:
+    """Beside 6 h amounts, whose sums give SEEPS alone."""
+    channels = ChannelSet((Channel("total_precipitation_6hr", None, "m"), Channel("total_precipitation_24hr", None, "m")))
+    six = np.maximum(np.random.default_rng(3).normal(0, 3e-3, (60, *GRID.shape)), 0).astype(np.float32)
+    day = np.stack([six[max(0, k - 3):k + 1].sum(axis=0) for k in range(60)])
+    analyses = Record(np.stack([six, day], axis=1), TimeAxis(START + 6 * HOUR * np.arange(60, dtype=np.int64)), channels, GRID)
+    leads = 6 * HOUR * np.arange(1, 7, dtype=np.int64)
+    fields = np.stack([[np.stack([six[i + k], day[i + k] + 1]) for k in range(1, 7)] for i in (0, 4, 8)]).astype(np.float32)
+    scores = evaluate(write(tmp_path / "rain.zarr", fields, analyses.times.seconds[[0, 4, 8]], leads, channels), analyses,
+                      references=References(record=analyses))
+    assert pick(scores, "tp24h", "rmse").values == pytest.approx([1] * 6, rel=1e-4)
+    assert pick(scores, "tp24h", "bias").values == pytest.approx([1] * 6, rel=1e-4)
+    assert np.isfinite(pick(scores, "tp24h", "quantile_ratio_95").values).all()
+    seeps = pick(scores, "tp24h", "seeps").values
+    assert np.isnan(seeps[:3]).all() and (seeps[3:] == 0).all()
+    assert scores["total_precipitation_24hr"].attrs["units"] == "m"
+
+
 def test_the_two_gregorian_calendars_are_one_after_1582(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
     mixed = replace(analyses, fields=np.concatenate([analyses.fields[:1], analyses.fields]),
