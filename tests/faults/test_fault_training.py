@@ -1,7 +1,8 @@
-"""FAULTS 2, 3, 5, 7, 9, 18, 27: what goes wrong in training, and what must happen."""
+"""FAULTS 1, 2, 3, 5, 7, 9, 18, 27, 28, 30: what goes wrong in training, and what must happen."""
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,9 @@ import xarray as xr
 from safetensors.torch import load_file
 
 from afno_forecast.data.loader import Batch, Loader
-from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, ResourceError
+from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, ResourceError, Stopped
 from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.model_folder import sha256
 from afno_forecast.training.checkpoint import Progress, load_newest
 from afno_forecast.training.optimizers import Optimizers
 from afno_forecast.training.saving import Checkpoints
@@ -104,6 +106,58 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(damage: str,
     assert len(lines) == 1 and "checkpoint step-2 is not used" in lines[0]
     if damage == "altered":
         assert "sha256 is" in lines[0] and "the manifest says" in lines[0] and "state.safetensors" in lines[0]
+
+
+class Unpickled:
+    """Leaves a trace when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("unpickled",)
+
+
+@pytest.mark.parametrize("attack", ["pickle", "outside", "absolute", "link"])
+def test_a_checkpoint_that_holds_a_pickle_or_leaves_its_folder_is_refused_though_its_hashes_are_right(attack: str, tmp_path: Path,
+                                                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for step in (1, 2):
+        newest = save_checkpoint(tmp_path / "checkpoints", Progress(train_step=step), {"model/w": torch.ones(3) * step})
+    target, manifest = newest / "state.safetensors", json.loads((newest / "manifest.json").read_text())
+    if attack == "pickle":
+        target.write_bytes(pickle.dumps(Unpickled()))
+        manifest["files"]["state.safetensors"] = {"bytes": target.stat().st_size, "sha256": sha256(target)}
+    else:
+        elsewhere = Path(shutil.move(target, tmp_path / "elsewhere"))
+        if attack == "link":
+            target.symlink_to(elsewhere)
+        else:
+            name = "../../elsewhere" if attack == "outside" else str(elsewhere)
+            manifest["files"][name] = manifest["files"].pop("state.safetensors")
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    lines: list[str] = []
+    found = load_newest(tmp_path / "checkpoints", lines.append)
+    assert found is not None and found[0].train_step == 1 and torch.equal(found[1]["model/w"], torch.ones(3))
+    assert len(lines) == 1 and "checkpoint step-2 is not used" in lines[0] and not (tmp_path / "unpickled").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_in_a_validation_stops_after_it_and_the_rest_is_exact(number: signal.Signals, tiny_experiment: Path, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Validator.__call__
+
+    def interrupted(self: Validator, *arguments: Any) -> object:
+        os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    settings = ("training.budget.train_steps=4", "validation.count=2")
+    train(tiny_experiment, *settings, f"output={tmp_path / 'whole'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Validator, "__call__", interrupted)
+        with pytest.raises(Stopped, match=f"stopped by {number.name} after train step [23]; everything is saved"):
+            train(tiny_experiment, *settings)
+    train(tiny_experiment, *settings, resume=True)
+    first, second = newest_state(tmp_path / "whole"), newest_state(tmp_path / "run")
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    assert (tmp_path / "whole" / "validation.csv").read_text() == (tmp_path / "run" / "validation.csv").read_text()
 
 
 def test_no_valid_checkpoint_at_all_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
