@@ -46,33 +46,49 @@ def newest_state(run: Path) -> dict[str, torch.Tensor]:
     return load_file(str(folder / (folder / "latest").read_text().strip() / "state.safetensors"))
 
 
-@pytest.mark.parametrize(("most_kills", "steps"), [(3, 20), pytest.param(30, 1500, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+def seconds_of_an_update(run: Path) -> float:
+    """On the average over a training, its checkpoint included: so that kills fall alike on a fast and on a slow machine."""
+    seconds = (run / "checkpoints" / "latest").stat().st_mtime - (run / "config.yaml").stat().st_mtime
+    return seconds / len((run / "metrics.csv").read_text().splitlines())
+
+
+@pytest.mark.parametrize(("most_kills", "steps"), [(3, 20), pytest.param(30, 240, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
 def test_killed_at_any_moment_training_goes_on_bit_exactly(most_kills: int, steps: int, make_tiny_experiment: Callable[[Path], Path],
                                                            tmp_path: Path) -> None:
     """SIGKILL at random moments of one run, in saves too (a checkpoint after every step), until it ends by itself.
 
-    With accumulation, averaged weights, two stages and shuffling.
+    With accumulation, averaged weights, two stages, shuffling, checkpoints written beside the training, a thread that reads ahead, and two
+    threads that compute: with one the numbers are others.
     """
-    settings = ("training.checkpoint_minutes=1e-6", f"training.budget.train_steps={steps}", "training.accumulate=3")
+    settings = ("training.checkpoint_minutes=1e-6", f"training.budget.train_steps={steps}", "training.accumulate=3", "training.threads=2",
+                "training.stages=[{until: 0.1, rollout: 1}, {until: 1.0, rollout: 2}]", "training.asynchronous_checkpoints=true")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole, broken = make_tiny_experiment(tmp_path / "a"), make_tiny_experiment(tmp_path / "b")
-    train(whole, *settings)
+
+    def start(path: Path, resume: bool) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait spin otherwise, and stand in the way of others
+        return subprocess.Popen([sys.executable, "-c", RUN.format(resume=resume), str(path), *settings], env=environment, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)
+
+    unbroken = start(whole, resume=False)
+    output, _ = unbroken.communicate(timeout=120 + 3 * steps)
+    assert unbroken.returncode == 0, output
+    metrics, latest = broken.parent / "run" / "metrics.csv", broken.parent / "run" / "checkpoints" / "latest"
+    seconds = seconds_of_an_update(whole.parent / "run")
     rng = np.random.default_rng(11)
-    metrics = broken.parent / "run" / "metrics.csv"
     kills = 0
     for attempt in range(most_kills + 1):
         resume = (broken.parent / "run" / "checkpoints").exists()
-        process = subprocess.Popen([sys.executable, "-c", RUN.format(resume=resume), str(broken), *settings], stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True)
+        process = start(broken, resume)
         if attempt < most_kills:
-            before = metrics.stat().st_size if metrics.exists() else 0
+            before = latest.read_text() if latest.exists() else ""
             deadline = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < deadline and (not metrics.exists() or metrics.stat().st_size == before):
-                time.sleep(0.01)
-            time.sleep(float(rng.uniform(0, 0.3)))
+            while process.poll() is None and time.monotonic() < deadline and (not latest.exists() or latest.read_text() == before):
+                time.sleep(0.002)
+            time.sleep(float(rng.uniform(0, 3 * seconds)))
             process.kill()
-        output, _ = process.communicate(timeout=120 + steps)
+        output, _ = process.communicate(timeout=120 + 3 * steps)
         kills += process.returncode == -signal.SIGKILL
         if process.returncode == 0:
             break
