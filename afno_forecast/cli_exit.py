@@ -14,7 +14,7 @@ from types import TracebackType
 
 import click
 
-from .errors import ForecastError, ResourceError, Stopped, printable
+from .errors import ForecastError, ResourceError, Stopped, is_out_of_memory, printable
 from .signals import STOP_SIGNALS, raise_interrupt
 
 BUG = 70
@@ -66,8 +66,7 @@ def _as_resource(error: BaseException) -> ResourceError | None:
             return ResourceError("not permitted to read or write", where=where, fix="choose a folder that is yours, or change its permissions")
         if error.errno in _ABSENT and where:
             return ResourceError(os.strerror(error.errno).lower(), where=where, fix="create it, or give another path")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
-            isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
+    if is_out_of_memory(error):
         first = str(error).partition("\n")[0][:160]
         return ResourceError(f"out of memory{f': {first}' if first else ''}",
                              fix="use a smaller batch (training.batch_size=N or --batch-size N) or a coarser grid")

@@ -6,6 +6,9 @@ Exit codes: 0 done, 2 usage or configuration, 3 input data, 4 checkpoint or mode
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -83,3 +86,23 @@ class Stopped(ForecastError):  # noqa: N818 - not an error: everything is saved
 
     exit_code = 75
     everywhere = True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the allocator of Python, NumPy, or torch on any device refused."""
+    refused = ("DefaultCPUAllocator", "std::bad_alloc")
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in refused))
+
+
+@contextlib.contextmanager
+def told_if_out_of_memory(what: str, fix: str) -> Iterator[None]:
+    """Tell a refusal of memory within the context as what needed it and the smaller setting to try. Raises ResourceError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = re.search(r"allocate ([\d.]+ (?:bytes|[KMGT]iB))", str(error))
+        need = f" and needed {asked[1]} more" if asked else ""
+        raise ResourceError(f"out of memory: {what}{need}", where=str(error).partition("\n")[0][:160], fix=fix) from error

@@ -15,7 +15,7 @@ from ..data.loader import Loader
 from ..data.sources_files import is_zarr
 from ..data.store import Store, is_store
 from ..data.tendencies import tendency_std
-from ..errors import ConfigError, DataError, ForecastError
+from ..errors import ConfigError, DataError, ForecastError, is_out_of_memory
 from ..forecaster import Forecaster, ModelInputs, build_forecaster, time_steps_of
 from ..times import format_duration, format_instant, parse_duration
 from ..training.parallel import Layout
@@ -88,7 +88,7 @@ def first_forecaster(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
             forecaster.backbone(torch.zeros(1, forecaster.num_inputs, *inputs.grid.shape, device=forecaster.area_weights_HW.device),
                                 *forecaster.condition(forecaster.time_step, 1))
     except (ValueError, RuntimeError) as error:
-        if isinstance(error, ForecastError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        if isinstance(error, ForecastError) or is_out_of_memory(error):
             raise
         first = str(error).partition("\n")[0]
         raise ConfigError(f"the network does not fit the data on {inputs.grid.describe()}: {first}", where="model.backbone") from error

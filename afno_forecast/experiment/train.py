@@ -118,9 +118,9 @@ def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool)
 
 
 def _decisive(experiment: Experiment) -> dict[str, Any]:
-    """What decides the numbers of a training, which must not change over a resume."""
+    """What decides the numbers of a training but for their last bits, which must not change over a resume."""
     values = experiment.model_dump(exclude={"output", "name"})
-    for name in ("parallel", "threads", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints", "log"):
+    for name in ("parallel", "threads", "accumulate", "checkpointing", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints", "log"):
         del values["training"][name]
     del values["validation"]["pictures"]
     return values

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .. import __version__, model_folder
 from ..channels import ChannelSet
 from ..data.states import States, open_states
 from ..diagnostic import Diagnostic
-from ..errors import ConfigError, DataError, DivergenceError
+from ..errors import ConfigError, DataError, DivergenceError, told_if_out_of_memory
 from ..forecaster import Forecaster
 from ..times import format_duration, format_instant, parse_duration
 from .hooks import ForecastState
@@ -134,12 +135,13 @@ class Session:
         forecaster = self.forecasters[batch.model]
         indices, members = np.asarray(batch.forecasts, dtype=np.int64).T
         init_seconds = self.inits[indices]
-        with torch.no_grad():
+        with torch.no_grad(), self._memory(len(members)):
             history = self._history(forecaster, init_seconds, members)
             steps = rollout(forecaster, history, init_seconds, self.num_steps, leads=leads, noise=noise_of(self.perturbation, members))
             del history
         while True:
-            with torch.no_grad():  # not across the yield: it would stay on in the caller; no inference mode: hooks may change the state
+            # no_grad not across the yield: it would stay on in the caller; no inference mode: hooks may change the state
+            with torch.no_grad(), self._memory(len(members)):
                 state = next(steps, None)
                 if state is None:
                     return
@@ -150,6 +152,11 @@ class Session:
                                 self.channels, forecaster.grid, forecaster.calendar)
             if shown_BCHW is not state.fields_BCHW:
                 state.fields_BCHW.copy_(shown_BCHW[:, :len(forecaster.channels)])  # what a hook has changed is stepped on from
+
+    def _memory(self, count: int) -> contextlib.AbstractContextManager[None]:
+        what = f"{count} forecasts stepped together on {self.forecaster.grid.describe()} did not fit"
+        smaller = f"--batch-size {count // 2}" if count > 1 else "a coarser grid or a smaller model"
+        return told_if_out_of_memory(what, f"use {smaller}")
 
     @staticmethod
     def _with_diagnostic(diagnostic: Diagnostic | None, forecaster: Forecaster, state: State) -> Tensor:

@@ -70,6 +70,18 @@ class TrainingConfig(Strict):
         """Samples in an update, of every stage."""
         return tuple(stage.batch_size or self.batch_size for stage in self.stages) or (self.batch_size,)
 
+    def smaller(self, processes: int) -> str:
+        """A setting that needs less memory and gives the same numbers but for their last bits, where there is one.
+
+        Args:
+            processes: that share the samples of an update.
+        """
+        shares = [size // processes for size in self.batch_sizes]
+        pieces = [n for n in range(self.accumulate + 1, min(shares) + 1) if not any(share % n for share in shares)]
+        if pieces:
+            return f"training.accumulate={next((n for n in pieces if n >= 2 * self.accumulate), pieces[-1])}"
+        return "a smaller model.backbone or a shorter rollout in training.stages" if self.checkpointing else "training.checkpointing=true"
+
     def batch_in(self, stage: int) -> int:
         """Samples in an update of a stage."""
         return self.stages[stage].batch_size or self.batch_size

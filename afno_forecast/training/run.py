@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Generator
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..data.loader import Batch, Loader
 from ..distributed import shared_like, whole
+from ..errors import told_if_out_of_memory
 from ..forecaster import Forecaster
 from ..model_folder import load_weights
 from .checkpoint import Progress, load_newest, part_of
@@ -91,6 +93,16 @@ class Run:
 
     def differentiate(self, batch: Batch, num_steps: int, autocast: torch.autocast) -> float:
         """Leave the gradient of the batch's loss in the parameters; returns this process' part of the loss, whose mean over all is the loss."""
+        with self._memory(len(batch.states), num_steps):
+            return self._differentiate(batch, num_steps, autocast)
+
+    def _memory(self, num_samples: int, num_steps: int) -> contextlib.AbstractContextManager[None]:
+        what = (f"an update of {num_samples} samples{f' in {n} pieces' if (n := self.config.accumulate) > 1 else ''} over a rollout of {num_steps} "
+                f"on {self.forecaster.grid.describe()} did not fit")
+        smaller = self.config.smaller(self.layout.mesh.data.size)
+        return told_if_out_of_memory(what, f"use {smaller}, with --resume where checkpoints are kept")
+
+    def _differentiate(self, batch: Batch, num_steps: int, autocast: torch.autocast) -> float:
         self.optimizers.zero_grad()
         scale = self.layout.loss_scale / self.config.accumulate
         parts = []
