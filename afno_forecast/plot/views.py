@@ -207,7 +207,7 @@ def _outline(name: str, crs: Any, region: Region | None) -> Float:
             latitude = np.full(361, _POLAR_EDGE if name == "npolar" else -_POLAR_EDGE)
         ring = crs.transform_points(_cartopy().crs.PlateCarree(), longitude, latitude)[:, :2]
         if not np.isfinite(ring).all():
-            raise ConfigError(f"the region {region} is not on one side of the {name} map", fix="use projection=platecarree for it")
+            raise ConfigError(f"the region {region} is not on one side of the {name} map", fix="add --projection platecarree")
     return np.concatenate([ring, ring[:1]])
 
 

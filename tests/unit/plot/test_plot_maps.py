@@ -158,6 +158,9 @@ def test_wrong_choices_are_named(forecast: xr.Dataset, truth: xr.Dataset, tmp_pa
         maps.plot_map(truth, "t2m", out, when=FIRST, look=Look(style="blocks"))
     with pytest.raises(ConfigError, match="is no region"):
         maps.plot_map(truth, "t2m", out, when=FIRST, look=Look(region=(0, 10, 50, 40)))
+    with pytest.raises(ConfigError, match="not on one side of the orthographic map") as error:
+        maps.plot_map(truth, "t2m", out, when=FIRST, look=Look("orthographic", region=(-120, 120, -30, 30)))
+    assert error.value.fix == "add --projection platecarree"
     with pytest.raises(ConfigError, match="no ending"):
         maps.plot_map(truth, "t2m", tmp_path / "x.txt", when=FIRST)
     with pytest.raises(ResourceError, match="does not exist"):
