@@ -146,7 +146,7 @@ class OnlineScorer:
             return {}
         names = ("", *(r.name for r in self._rivals if r.name != Expected.name))
         grid, settings = self.truth.analyses.grid, self.settings
-        return {name: (DailySums(self.lead_seconds.tolist()),
+        return {name: (DailySums(self.lead_seconds.tolist(), self.wants),
                        Scorer(ChannelSet((DAILY,)), grid, regions=settings.regions, calendar=self.calendar,
                               families=[Deterministic(), Seeps(climate)], land_fraction=self.references.land_fraction)) for name in names}
 

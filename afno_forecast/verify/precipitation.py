@@ -16,7 +16,7 @@ Climate: the whole record of the training period, without seasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,26 +83,29 @@ class DailySums:
 
     Args:
         lead_seconds: lead times that will come.
+        comes: whether one of them, of an init time, will; seconds. A day of which a part will not come is not waited for.
     """
 
-    def __init__(self, lead_seconds: Sequence[int]) -> None:
+    def __init__(self, lead_seconds: Sequence[int], comes: Callable[[int, int], bool] = lambda init, lead: True) -> None:
         leads = set(lead_seconds)
+        self._comes = comes
         self._days = {end: tuple(end - k for k in DAY_PARTS) for end in leads if all(end - k in leads for k in DAY_PARTS)}
         self._waiting: dict[int, dict[int, NDArray[np.float32]]] = {}
         self._whole: dict[int, set[int]] = {}
 
     def add(self, init: int, lead: int, amount_EHW: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Add the 6 h amount that ends at a lead time; yields (lead, 24 h sum) of each day that is whole now."""
-        ends = [end for end, parts in sorted(self._days.items()) if lead in parts]
+        days = {end: parts for end, parts in sorted(self._days.items()) if all(self._comes(init, p) for p in parts)}
+        ends = [end for end, parts in days.items() if lead in parts]
         if not ends:
             return
         waiting, whole = self._waiting.setdefault(init, {}), self._whole.setdefault(init, set())
         waiting[lead] = np.array(amount_EHW)
         for end in ends:
-            if all(p in waiting for p in self._days[end]):
-                yield end, daily_sum([waiting[p] for p in self._days[end]])
+            if all(p in waiting for p in days[end]):
+                yield end, daily_sum([waiting[p] for p in days[end]])
                 whole.add(end)
-        for part in [p for p in waiting if all(end in whole for end, parts in self._days.items() if p in parts)]:
+        for part in [p for p in waiting if all(end in whole for end, parts in days.items() if p in parts)]:
             del waiting[part]
 
 

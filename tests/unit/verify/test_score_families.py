@@ -310,6 +310,9 @@ def test_days_are_summed_in_any_order_and_forgotten() -> None:
         sums = DailySums([k * HOUR for k in amounts])
         found = {lead // HOUR: float(value[1, 2, 3]) for k in order for lead, value in sums.add(0, k * HOUR, amounts[k])}
         assert found == expected and not sums._waiting[0]
+    gap = DailySums([k * HOUR for k in amounts], lambda init, lead: lead != 18 * HOUR)  # the truth lacks one valid time
+    found = [lead // HOUR for k in sorted(amounts) for lead, _ in gap.add(0, k * HOUR, amounts[k])]
+    assert found == [42, 48] and not gap._waiting[0], "days without it are not waited for"
     assert not list(DailySums([24 * HOUR, 48 * HOUR]).add(0, 24 * HOUR, amounts[24])), "without the six-hourly leads there is no day"
 
 
