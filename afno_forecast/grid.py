@@ -234,7 +234,7 @@ class BoxGrid:
 
     def rows(self, part: slice) -> BoxGrid:
         """Some of the rows as a box of their own."""
-        return BoxGrid(self.y[part], self.x, self.wraps)
+        return BoxGrid(self.y[part], self.x, self.wraps, self.rows_wrap)
 
     def describe(self) -> str:
         """One line for messages: size, extent, boundary."""

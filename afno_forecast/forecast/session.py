@@ -145,9 +145,9 @@ class Session:
                 state = next(steps, None)
                 if state is None:
                     return
-                if not bool(torch.isfinite(state.fields_BCHW).all()):
-                    raise self._divergence(state.fields_BCHW, state.lead_seconds, init_seconds, members)
                 shown_BCHW = self._with_diagnostic(self.diagnostics[batch.model], forecaster, state)
+                if not bool(torch.isfinite(shown_BCHW).all()):
+                    raise self._divergence(shown_BCHW, state.lead_seconds, init_seconds, members)
             yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, shown_BCHW,
                                 self.channels, forecaster.grid, forecaster.calendar)
             if shown_BCHW is not state.fields_BCHW:
@@ -182,7 +182,7 @@ class Session:
         before = lead_seconds - self.forecaster.time_step
         member = "" if self.members is None else f", member {members[row] + 1}"
         init = format_instant(int(init_seconds[row]), self.forecaster.calendar)
-        return DivergenceError(f"the forecast diverged: {self.forecaster.channels.shorts[channel]} is not finite at lead "
+        return DivergenceError(f"the forecast diverged: {self.channels.shorts[channel]} is not finite at lead "
                                f"{format_duration(lead_seconds)}", where=f"init {init}{member}",
                                fix=f"{f'leads up to {format_duration(before)}' if before else 'no leads'} are kept; use a shorter --lead-time")
 

@@ -122,7 +122,8 @@ def thinned(leads: list[int], most: int = _MOST_LEADS) -> list[int]:
     """All leads, or the whole days among them, or every so many of those, so that at most `most` remain; the last one always."""
     if len(leads) <= most:
         return leads
-    days = [lead for lead in leads if lead % 86400 == 0] or leads
+    days = [lead for lead in leads if lead % 86400 == 0 or lead == leads[-1]]
+    days = days if len(days) > 1 else leads
     stride = -(-len(days) // most)
     return days[::-1][::stride][::-1]
 

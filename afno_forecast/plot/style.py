@@ -19,7 +19,7 @@ INK, MUTED, FAINT, COAST, MISSING = "#16191d", "#59616b", "#8b929b", "#15181c", 
 _SEQUENTIAL = {"geopotential": "viridis", "temperature": "plasma", "2m_temperature": "plasma", "2m_dewpoint_temperature": "plasma",
                "sea_surface_temperature": "plasma", "mean_sea_level_pressure": "cividis", "surface_pressure": "cividis"}
 _FROM_WHITE = ("wind_speed", "10m_wind_speed", "specific_humidity", "relative_humidity", "total_column_water_vapour", "spread")
-_RAIN = ("total_precipitation_6hr", "total_precipitation", "precipitation_flux")
+_RAIN = ("total_precipitation_6hr", "total_precipitation_24hr", "total_precipitation", "precipitation_flux")
 _SIGNED = ("u_component_of_wind", "v_component_of_wind", "10m_u_component_of_wind", "10m_v_component_of_wind", "vertical_velocity", "vorticity",
            "divergence")
 _RAIN_LEVELS = np.array([0.1, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200])

@@ -108,3 +108,9 @@ def test_grids_survive_json() -> None:
     assert not regular(5, 8).matches(regular(5, 9))
     with pytest.raises(DataError, match="unknown kind"):
         grid_from_dict({"kind": "cubed sphere"})
+
+
+@pytest.mark.parametrize(("wraps", "rows_wrap"), [(True, True), (True, False), (False, False)])
+def test_rows_of_a_box_keep_its_edges(wraps: bool, rows_wrap: bool) -> None:
+    box = BoxGrid(np.arange(7.0), np.arange(5.0), wraps, rows_wrap)
+    assert box.rows(slice(2, 5)).boundary == box.boundary

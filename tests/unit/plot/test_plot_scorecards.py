@@ -93,6 +93,8 @@ def test_many_leads_are_thinned_to_days() -> None:
     kept = thinned(leads)
     assert len(kept) <= 24 and kept[-1] == leads[-1] and all(lead % 86400 == 0 for lead in kept)
     assert thinned([7, 9]) == [7, 9]
+    uneven = [h * 3600 for h in range(6, 247, 6)]
+    assert thinned(uneven)[-1] == uneven[-1] == 246 * 3600, "the last lead is no whole day and stays"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.diagnostic import Diagnostic, DiagnosticConfig
-from afno_forecast.errors import CheckpointError, ConfigError, Stopped
+from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, Stopped
 from afno_forecast.experiment.diagnostic import load_diagnostic_experiment, run_diagnostic_training
 from afno_forecast.forecast.produce import produce_forecast
 from afno_forecast.nn.backbone import PlainConfig
@@ -84,6 +84,14 @@ def test_amounts_are_learnt_saved_and_rolled_out_with_the_states(experiment: Pat
         rain = fc["precipitation_flux"] if "precipitation_flux" in fc else fc["pr"]
         assert float(rain.min()) >= 0 and float(rain.max()) > 1e-6 and rain.attrs["units"] == "kg m-2 s-1"
         assert "accumulated over: instant" in fc.attrs["diagnostic_channels"]
+
+
+def test_an_amount_beyond_all_numbers_ends_the_forecast(experiment: Path, rain_store: Path, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = train(experiment, "training.budget.train_steps=2"), Diagnostic.transformed
+    monkeypatch.setattr(Diagnostic, "transformed", lambda self, *arguments: given(self, *arguments) + 200)
+    with pytest.raises(DivergenceError, match="is not finite at lead 6h"):
+        produce_forecast(model, rain_store, init="2001-01-26", lead_time=4 * 21600, out=tmp_path / "rain.nc", echo=lambda text: None)
 
 
 def test_a_stopped_training_resumes_to_the_last_bit(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
