@@ -86,7 +86,7 @@ def test_killed_at_any_moment_training_goes_on_bit_exactly(most_kills: int, step
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline and (not latest.exists() or latest.read_text() == before):
                 time.sleep(0.002)
-            time.sleep(float(rng.uniform(0, 3 * seconds)))
+            time.sleep(float(rng.uniform(0, 2 * seconds)))
             process.kill()
         output, _ = process.communicate(timeout=120 + 3 * steps)
         kills += process.returncode == -signal.SIGKILL
