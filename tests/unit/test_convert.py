@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file
 
-from afno_forecast import cli, model_folder
+from afno_forecast import cli, model_folder, model_summary
 from afno_forecast.convert import FOURCASTNET_20, FOURCASTNET_26, Published, channel_set, convert, read_state_dict
 from afno_forecast.errors import CheckpointError, ConfigError, DataError
 from afno_forecast.forecast.produce import produce_forecast
@@ -87,7 +87,7 @@ def test_the_folder_rebuilds_the_network_and_says_what_it_is(model: Path, files:
     forecaster = model_folder.load(model)
     assert forecaster.predicts == "state" and forecaster.time_step == 21600 and forecaster.channels.shorts == NAMES
     assert forecaster.grid.to_dict()["latitude"] == [-75 + 15 * i for i in range(12)], "ascending, without the south pole"
-    text = model_folder.describe(model)
+    text = model_summary.describe(model)
     assert "legacy" in text and "12x24" in text and "m2 s-2" in text
     assert model_folder.sha256(files["checkpoint"]) in (model / "config.yaml").read_text()
     card = (model / "README.md").read_text()

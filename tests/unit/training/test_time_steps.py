@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file
 
-from afno_forecast import model_folder
+from afno_forecast import model_folder, model_summary
 from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.data.store import Store
 from afno_forecast.data.tendencies import tendency_std
@@ -48,7 +48,7 @@ def test_the_model_folder_keeps_the_steps_and_their_statistics(run: Path, tiny_s
     index = store.channel_index(forecaster.channels)
     for step, expected in tendency_std(store, index, forecaster.time_steps).items():
         np.testing.assert_allclose(forecaster.tendency_std(step).numpy(), expected, rtol=1e-6)
-    assert "6h, 12h, 1d, history 1" in model_folder.describe(run / "model")
+    assert "6h, 12h, 1d, history 1" in model_summary.describe(run / "model")
     assert "steps of 6h, 12h, 1d," in (run / "model" / "README.md").read_text()
 
 
