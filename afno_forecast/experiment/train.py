@@ -104,7 +104,9 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         card = model_card(experiment, forecaster, inputs, score, table)
         model_folder.save(folder / "model", config_text=config_text, inputs=inputs, weights=weights, card=card)
 
-    fit(Run(forecaster, loader, config, folder, layout), validator, keep_model=keep_model, resume=resume, echo=echo, end=end,
+    run = Run(forecaster, loader, config, folder, layout)
+    run.require_space()
+    fit(run, validator, keep_model=keep_model, resume=resume, echo=echo, end=end,
         draw=partial(draw_validation, folder / "pictures", inputs.attrs, echo))
 
 

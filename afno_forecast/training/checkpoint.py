@@ -27,7 +27,7 @@ from .schedule import Budget
 TENSORS, PROGRESS, LATEST = "state.safetensors", "state.json", "latest"
 FORMAT = 2
 """Of checkpoints in parts; whole ones are of format 1, which earlier versions read too."""
-_KEEP = 2
+KEPT = 2
 _YOUNGER = ("num_processes", "reductions", "without_best")  # absent from checkpoints of earlier versions
 
 
@@ -105,6 +105,21 @@ def is_saved(folder: Path, train_step: int) -> bool:
     return True
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Raise ResourceError unless the disk has room for the checkpoints that a training keeps, and one more while it is written.
+
+    Args:
+        folder: of all checkpoints; those that are there already need no more room.
+        size: bytes of one.
+    """
+    present = len(_numbered(folder)) if folder.is_dir() else 0
+    needed = (max(KEPT - present, 0) + 1) * size
+    free = shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
+    if free < needed:
+        raise ResourceError(f"the checkpoints of this training need {needed:,} bytes, {free:,} are free", where=str(folder),
+                            fix="free some space, or choose another folder with output=PATH")
+
+
 def prepare(folder: Path, train_step: int, size: int) -> None:
     """Make room for a checkpoint. Raises ResourceError with the bytes needed and free when the disk is too small, or cannot be written.
 
@@ -175,7 +190,7 @@ def seal(folder: Path, progress: Progress, parts: Sequence[Part]) -> Path:
         marker.write_text(target.name + "\n")
         marker.replace(folder / LATEST)
         fsync_folder(folder)
-        for _, old in _numbered(folder)[_KEEP:]:
+        for _, old in _numbered(folder)[KEPT:]:
             shutil.rmtree(old)
     except OSError as error:
         raise _not_written(temporary, error) from error

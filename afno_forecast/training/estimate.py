@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.loader import Batch, Loader
 from ..forecaster import Forecaster
+from .checkpoint import KEPT
 from .config import TrainingConfig
 from .run import Run, resolve_precision
 
-_KEPT_CHECKPOINTS = 2
 _PROFILED_UPDATES = 3
 _MEGA, _GIGA = 1e6, 1e9
 
@@ -49,9 +49,8 @@ def estimate(forecaster: Forecaster, loader: Loader, config: TrainingConfig) -> 
         _update(run, next(batches), autocast, steps)
         seconds = time.perf_counter() - began
     weights = sum(p.numel() * p.element_size() for p in forecaster.parameters())
-    state = sum(t.numel() * t.element_size() for t in run.optimizers.state_dict().values())
+    state = run.optimizers.state_bytes()
     share = (sum(kept.values()) - weights) * max(s.rollout * config.batch_in(i) for i, s in enumerate(config.stages)) / (steps * samples)
-    checkpoint = 2 * weights + state
     updates, hours = _length(config, seconds / (steps * samples))
     return [
         f"network     {sum(p.numel() for p in forecaster.parameters()):,} parameters, {weights / _MEGA:.1f} MB",
@@ -61,7 +60,7 @@ def estimate(forecaster: Forecaster, loader: Loader, config: TrainingConfig) -> 
         f"and {max(share, 0) / _MEGA:,.0f} MB kept for the backward pass; data {config.cache_megabytes:,} MB at most",
         f"time        {seconds:.2f} s an update of {samples} samples and {steps} steps in {precision}, measured on {run_on(forecaster)}",
         f"training    {updates:,.0f} updates, {hours:.2f} h, validation not counted ({loader.num_samples(1):,} samples in the training period)",
-        f"disk        {(_KEPT_CHECKPOINTS + 1) * checkpoint / _MEGA:,.0f} MB of checkpoints while one is written, {weights / _MEGA:,.0f} MB of model",
+        f"disk        {(KEPT + 1) * run.checkpoint_bytes() / _MEGA:,.0f} MB of checkpoints while one is written, {weights / _MEGA:,.0f} MB of model",
     ]
 
 

@@ -173,6 +173,12 @@ class Optimizers:
                     found[f"{kind}/{key}/{name}"] = (part, parameter, key)
         return found
 
+    def state_bytes(self) -> int:
+        """Of all state once the first step is made, over all processes."""
+        per_parameter = {"muon": 1, "adamw": 2}
+        return sum(per_parameter[kind] * p.numel() * p.element_size() for kind, part in self._parts.items()
+                   for group in part.param_groups for p in group["params"])
+
     def state_dict(self) -> dict[str, Tensor]:
         """All state as flat named tensors, as this process holds them; empty before the first step."""
         return {label: part.state[p][key] for label, (part, p, key) in self._tensors().items() if key in part.state[p]}

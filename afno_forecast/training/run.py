@@ -18,7 +18,7 @@ from ..distributed import shared_like, whole
 from ..errors import told_if_out_of_memory
 from ..forecaster import Forecaster
 from ..model_folder import load_weights
-from .checkpoint import Progress, load_newest, part_of
+from .checkpoint import Progress, load_newest, part_of, require_space
 from .config import TrainingConfig
 from .loss import RolloutLoss
 from .optimizers import Optimizers, WeightAverage
@@ -124,6 +124,16 @@ class Run:
                 **{f"optimizer/{k}": v for k, v in self.optimizers.state_dict().items()},
                 **{f"average/{k}": v for k, v in self.average.average.items()},
                 "average_updates": torch.tensor(self.average.num_updates)}
+
+    def checkpoint_bytes(self) -> int:
+        """Of one checkpoint: weights, their average, and the optimisers' state."""
+        tensors: list[Tensor] = [*self.forecaster.state_dict().values(), *self.average.average.values()]
+        return sum(t.numel() * t.element_size() for t in tensors) + self.optimizers.state_bytes()
+
+    def require_space(self) -> None:
+        """Raise ResourceError when the disk is too small for the checkpoints to come; all processes call it."""
+        world = self.layout.mesh.world
+        world.together(lambda: require_space(self.folder / "checkpoints", self.checkpoint_bytes()) if world.rank == 0 else None)
 
     def save(self) -> None:
         """Begin a checkpoint; all processes call it."""

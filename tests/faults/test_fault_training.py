@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -212,6 +213,20 @@ def test_a_disk_too_small_leaves_the_old_state_intact(tmp_path: Path, monkeypatc
         save_checkpoint(tmp_path, Progress(train_step=2), {"model/w": torch.ones(3)})
     found = load_newest(tmp_path, [].append)
     assert found is not None and found[0].train_step == 1
+
+
+def test_a_disk_too_small_for_the_plan_is_refused_before_the_first_step(tiny_experiment: Path, tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, disk_usage = train(tiny_experiment), shutil.disk_usage
+    (written,) = (tmp_path / "run" / "checkpoints").glob("step-*/*.safetensors")
+    size = sum(t.numel() * t.element_size() for name, t in load_file(written).items() if not name.startswith("random/"))
+    free = int(2.9 * size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk_usage(path)._replace(free=free))
+    with pytest.raises(ResourceError, match=f"checkpoints of this training need [0-9,]+ bytes, {free:,} are free") as error:
+        train(tiny_experiment, f"output={tmp_path / 'other'}")
+    told = int(re.findall("need ([0-9,]+) bytes", str(error.value))[0].replace(",", ""))
+    assert saved.exists() and 0.99 * 3 * size < told <= 3 * size
+    assert error.value.exit_code == 5 and not (tmp_path / "other" / "metrics.csv").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file"])
