@@ -136,8 +136,8 @@ saving.prepare = prepare
 
 @pytest.mark.parametrize(("rank", "fault", "words"), [
     (1, FULL.format(name="write_part", step="arguments[1]", limit=10_000), "state-2-of-2.safetensors"),
-    (0, FULL.format(name="write_part", step="arguments[1]", limit=10_000), "state-1-of-2.safetensors"),
-    (0, FULL.format(name="seal", step="arguments[1].train_step", limit=0), "a checkpoint could not be written"),
+    pytest.param(0, FULL.format(name="write_part", step="arguments[1]", limit=10_000), "state-1-of-2.safetensors", marks=pytest.mark.slow),
+    pytest.param(0, FULL.format(name="seal", step="arguments[1].train_step", limit=0), "a checkpoint could not be written", marks=pytest.mark.slow),
     (0, SMALL, "bytes, 1,000 are free"),
 ], ids=["a part", "the first part", "the seal", "too small"])
 def test_a_full_disk_of_one_process_ends_all_with_the_same_cause_told_once(rank: int, fault: str, words: str, tiny_experiment: Path,
