@@ -16,7 +16,7 @@ from types import TracebackType
 
 from torch import Tensor
 
-from ..distributed import Axis, share_of
+from ..distributed import Axis, divide, is_sharded, share_of
 from ..errors import ForecastError, ResourceError
 from .checkpoint import Part, Progress, is_saved, prepare, seal, write_part
 
@@ -122,15 +122,12 @@ class _Writing(threading.Thread):
 def _divide(shared: Mapping[str, Tensor], world: Axis) -> tuple[dict[str, tuple[int, int]], dict[str, Tensor]]:
     """The rows that this process writes of tensors that are divided, and all the tensors that it writes; of the others, each process about
     as many bytes."""
-    rows, mine, loads = {}, {}, [0] * world.size
-    for name, tensor in sorted(shared.items(), key=lambda item: (-item[1].numel() * item[1].element_size(), item[0])):
-        share, first = share_of(tensor)
-        if first is not None:
-            if len(share):
-                rows[name], mine[name] = (first, len(tensor)), share
-            continue
-        writer = loads.index(min(loads))
-        loads[writer] += tensor.numel() * tensor.element_size()
-        if writer == world.rank:
-            mine[name] = tensor
+    copies = sorted(name for name, tensor in shared.items() if not is_sharded(tensor))
+    writers = divide([shared[name].numel() * shared[name].element_size() for name in copies], world.size)
+    mine = {name: shared[name] for name, writer in zip(copies, writers, strict=True) if writer == world.rank}
+    rows = {}
+    for name in sorted(shared.keys() - set(copies)):
+        share, first = share_of(shared[name])
+        if first is not None and len(share):
+            rows[name], mine[name] = (first, len(shared[name])), share
     return rows, mine
