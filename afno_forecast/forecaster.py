@@ -1,6 +1,6 @@
 """The only definition of a model step, in physical units."""
 
-# B batch, T history, S time step, C channel, F forcing, N noise channel, D condition, H latitude row, W longitude column
+# B batch, T history, S time step, C channel, F forcing, N noise channel, K wind, D condition, H latitude row, W longitude column
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from .advection import Advection
 from .channels import ChannelSet
 from .config import Strict
 from .constraints import Constraints, ConstraintsConfig
@@ -43,7 +44,7 @@ class Forecaster(nn.Module):
     the longest.
 
     Args:
-        backbone: maps (B, T * C + F + N, H, W) to (B, C, H, W); with several steps it also takes a condition (B, 1).
+        backbone: maps (B, T * C + F + N + K * C, H, W) to (B, C, H, W); with several steps it also takes a condition (B, 1).
         normalizer: statistics of the channels, with the tendency's for each step.
         forcing: gives the forcing at any time; its grid is the forecaster's.
         channels: prognostic channels, in tensor order.
@@ -52,6 +53,8 @@ class Forecaster(nn.Module):
         predicts: what the network gives.
         constraints: what every step keeps; nothing by default.
         noise: fields that members of an ensemble differ by; none by default.
+        advection: the change that K winds alone would bring about, which the network reads in units of the tendency's standard deviation; none by
+            default.
 
     Raises ConfigError for steps that cannot be combined (see `check_steps`), or whose statistics are missing.
     """
@@ -61,7 +64,7 @@ class Forecaster(nn.Module):
 
     def __init__(self, backbone: nn.Module, normalizer: Normalizer, forcing: Forcing, *, channels: ChannelSet, time_steps: Sequence[int],
                  history: int = 1, predicts: Predicts = "tendency", constraints: Constraints | None = None,
-                 noise: NoiseFields | None = None) -> None:
+                 noise: NoiseFields | None = None, advection: Advection | None = None) -> None:
         super().__init__()
         if history < 1:
             raise ConfigError(f"history must be at least 1, got {history}")
@@ -79,6 +82,7 @@ class Forecaster(nn.Module):
         self.predicts = predicts
         self.constraints = constraints or Constraints(channels, ConstraintsConfig())
         self.noise = noise
+        self.advection = advection
         self.register_buffer("area_weights_HW", torch.from_numpy(self.grid.area_weights()).float(), persistent=False)
         self.register_buffer("conditions_SD", encode_steps(self.time_steps), persistent=False)
 
@@ -89,8 +93,9 @@ class Forecaster(nn.Module):
 
     @property
     def num_inputs(self) -> int:
-        """Channels that the network reads: T * C + F + N."""
-        return self.history * len(self.channels) + self.forcing.num_channels + (self.noise.num_channels if self.noise is not None else 0)
+        """Channels that the network reads: T * C + F + N + K * C."""
+        others = (self.noise, self.advection)
+        return self.history * len(self.channels) + self.forcing.num_channels + sum(part.num_channels for part in others if part is not None)
 
     def tendency_std(self, time_step: int) -> Tensor:
         """Standard deviation of the change over one of the model's steps (seconds), physical units, shape (C,). Raises ConfigError."""
@@ -126,6 +131,9 @@ class Forecaster(nn.Module):
         if self.noise is not None:
             silence = forcing_BFHW.new_zeros(len(forcing_BFHW), self.noise.num_channels, *forcing_BFHW.shape[2:])
             inputs.append(silence if noise_BNHW is None else noise_BNHW)
+        if self.advection is not None:
+            change_BKCHW = self.advection(history_BTCHW[:, -1], step).unflatten(1, (-1, len(self.channels)))
+            inputs.append(self.normalizer.encode_tendency(change_BKCHW, self._number_of(step)).flatten(1, 2))
         network_input, condition = torch.cat(inputs, dim=1), self.condition(step, len(history_BTCHW))
         scaled_BCHW = rolled(self.backbone, network_input, *condition, roll=roll) if any(roll) else self.backbone(network_input, *condition)
         if self.predicts == "state":
@@ -178,6 +186,9 @@ class ModelConfig(Strict):
     noise_lengths_km: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """An input of noise for each: random fields on the sphere, new at every step, smooth over this length (km), for example [500, 1000, 2000].
     Members of an ensemble differ by them; train with training.loss.kind crps. Empty: a model without noise."""
+    advected_by: tuple[tuple[str, str], ...] = ()
+    """Winds, eastward and northward component, for example [[u250, v250], [u850, v850]]: for each the network also reads how the state would change
+    if that wind carried it, for one step. Empty: nothing."""
     constraints: ConstraintsConfig = ConstraintsConfig()
     """What every step keeps: channels that are never negative, global means that do not change."""
     backbone: Annotated[PlainConfig | HierarchicalConfig | LegacyConfig, Field(discriminator="kind")]
@@ -243,20 +254,23 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
                           f"{', '.join(map(format_duration, inputs.time_steps))}", where="model.time_steps", fix="use the steps it was trained with")
     num_channels = len(inputs.channels)
     noise = NoiseFields(config.noise_lengths_km, inputs.grid) if config.noise_lengths_km else None
-    num_others = forcing.num_channels + len(config.noise_lengths_km)
+    advection = Advection(config.advected_by, inputs.channels, inputs.grid) if config.advected_by else None
+    num_others, num_carried = forcing.num_channels + len(config.noise_lengths_km), len(config.advected_by)
     if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
         raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
                           f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
     parity = _vector_parity(config, inputs.channels)
     network, extent = _on_grid(_conditioned(config.backbone, len(steps)), inputs)
-    backbone = build_backbone(network, config.history * num_channels + num_others, num_channels, inputs.grid.boundary,
-                              parity=None if parity is None else [*parity * config.history, *[1] * num_others], extent=extent)
+    backbone = build_backbone(network, (config.history + num_carried) * num_channels + num_others, num_channels, inputs.grid.boundary,
+                              parity=None if parity is None else [*parity * config.history, *[1] * num_others, *parity * num_carried],
+                              extent=extent)
     mean = inputs.mean if parity is None else np.where(np.array(parity) < 0, 0.0, inputs.mean)  # a sign changes about zero
     scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
     tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
     normalizer = Normalizer(inputs.channels.shorts, mean, inputs.std, np.stack([tendency_std, *inputs.longer.values()]))
     return Forecaster(backbone, normalizer, forcing, channels=inputs.channels, time_steps=inputs.time_steps, history=config.history,
-                      predicts=config.predicts, constraints=Constraints(inputs.channels, config.constraints), noise=noise)
+                      predicts=config.predicts, constraints=Constraints(inputs.channels, config.constraints), noise=noise,
+                      advection=advection)
 
 
 def _vector_parity(config: ModelConfig, channels: ChannelSet) -> list[int] | None:

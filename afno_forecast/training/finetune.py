@@ -77,7 +77,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def network_inputs(channels: ChannelSet, config: ModelConfig) -> tuple[str, ...]:
     """Names of what a network reads, in its order; the newest state of a history is `at 0`."""
     past = [f"{name} at {age}" for age in range(config.history - 1, -1, -1) for name in channels.names]
-    return (*past, *config.static, *config.forcings, *(f"noise of {length:g} km" for length in config.noise_lengths_km))
+    carried = [f"{name} carried by {wind[0]}" for wind in config.advected_by for name in channels.names]
+    return (*past, *config.static, *config.forcings, *(f"noise of {length:g} km" for length in config.noise_lengths_km), *carried)
 
 
 def _by_channel(parameter: Tensor, given: Tensor, ours: Sequence[str], theirs: Sequence[str], *, first: bool) -> bool:
