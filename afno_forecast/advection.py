@@ -1,9 +1,9 @@
 """Where the wind takes a state: semi-Lagrangian advection of all channels over one model step, as inputs of a network.
 
 Each cell of the grid is where some air arrives. Its departure point is found along a great circle by the wind half-way, which is read where the wind
-at the arrival point comes from in half of the step (Staniforth and Côté 1991, Monthly Weather Review 119, 2206; on the sphere Ritchie 1987, 115, 608),
-and the state is interpolated there, linearly in rows and columns. What changed, the carried state less the state, is a first guess of the tendency
-for which a stack of 3 x 3 convolutions would need many layers: over a day the jet crosses ten cells of 5.6 degrees.
+at the arrival point comes from in half of the step (Staniforth and Côté 1991, Monthly Weather Review 119, 2206; on the sphere Ritchie 1987, the same
+115, 608), and the state is interpolated there, linearly in rows and columns. What changed, the carried state less the state, is a first guess of the
+tendency for which a stack of 3 x 3 convolutions would need many layers: over a day the jet crosses ten cells of 5.6 degrees.
 Components of the wind are carried as they are, although the axes turn along the way.
 """
 
@@ -40,7 +40,6 @@ class Advection(nn.Module):
         ConfigError: a channel that is not there or no component of a wind, or a grid that is a box.
     """
 
-    winds_K2: Tensor
     parity_C: Tensor
     latitude_H1: Tensor
     longitude_W: Tensor
@@ -53,8 +52,8 @@ class Advection(nn.Module):
             raise ConfigError(f"winds carry a state over the sphere, not over a {grid.describe()}", where="model.advected_by", fix="leave it out")
         self.boundary, self.wraps = grid.boundary, grid.periodic
         vectors = {variable.name for variable in VARIABLES if variable.is_vector}
+        self._winds = [(_component(east, channels, "u"), _component(north, channels, "v")) for east, north in winds]
         tensors = {
-            "winds_K2": torch.tensor([[_component(name, channels, axis) for name, axis in zip(pair, "uv", strict=True)] for pair in winds]),
             "parity_C": torch.tensor([-1.0 if channel.variable in vectors else 1.0 for channel in channels]),
             "latitude_H1": torch.from_numpy(np.deg2rad(grid.latitude)).float()[:, None],
             "longitude_W": torch.from_numpy(np.deg2rad(grid.longitude)).float(),
@@ -67,7 +66,7 @@ class Advection(nn.Module):
     @property
     def num_channels(self) -> int:
         """Inputs that it makes: the channels for each wind."""
-        return len(self.winds_K2) * len(self.parity_C)
+        return len(self._winds) * len(self.parity_C)
 
     def forward(self, state_BCHW: Tensor, seconds: int) -> Tensor:
         """The carried state less the state.
@@ -82,11 +81,12 @@ class Advection(nn.Module):
         with torch.autocast(state_BCHW.device.type, enabled=False):
             state_BCHW = state_BCHW.float()
             padded_BCPQ = pad(state_BCHW, 1, 1, self.boundary, self.parity_C)
-            return torch.cat([self._carried(padded_BCPQ, state_BCHW, wind, seconds) - state_BCHW for wind in self.winds_K2.tolist()], dim=1)
+            return torch.cat([self._carried(padded_BCPQ, state_BCHW, east, north, seconds) - state_BCHW for east, north in self._winds], dim=1)
 
-    def _carried(self, padded_BCPQ: Tensor, state_BCHW: Tensor, wind: list[int], seconds: int) -> Tensor:
-        halfway_B2HW = self._departure(state_BCHW[:, wind], seconds / 2)
-        wind_B2HW = self._turned(self._at(padded_BCPQ[:, wind], halfway_B2HW), halfway_B2HW)
+    def _carried(self, padded_BCPQ: Tensor, state_BCHW: Tensor, east: int, north: int, seconds: int) -> Tensor:
+        halfway_B2HW = self._departure(torch.stack([state_BCHW[:, east], state_BCHW[:, north]], 1), seconds / 2)
+        wind_B2HW = self._at(torch.stack([padded_BCPQ[:, east], padded_BCPQ[:, north]], 1), halfway_B2HW)
+        wind_B2HW = self._turned(wind_B2HW, halfway_B2HW)
         return self._at(padded_BCPQ, self._departure(wind_B2HW, seconds))
 
     def _departure(self, wind_B2HW: Tensor, seconds: float) -> Tensor:

@@ -137,6 +137,7 @@ class PlainBackbone(nn.Module):
         self.head = BoundaryConv(config.decoder_channels, out_channels, inner) if config.decoder_channels else recover
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
+        self.direct = _direct(in_channels, out_channels) if config.direct else None
         self.condition_embed = ConditionEmbed(config.conditions) if config.conditions else None
         set_patch(self, config.patch)
 
@@ -148,7 +149,7 @@ class PlainBackbone(nn.Module):
         size = (cells_BCHW.shape[2], cells_BCHW.shape[3])
         tokens = self.norm(self.blocks(self.stem(cells_BCHW.permute(0, 2, 3, 1)), features_BE), features_BE)
         out_BHWC = self.head(tokens, size) if self.recover is None else self.head(nn.functional.gelu(self.recover(tokens, size)))
-        return spread(_out(out_BHWC), self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
+        return spread(_out(out_BHWC, cells_BCHW, self.direct), self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
 
 
 class HierarchicalBackbone(nn.Module):
@@ -182,6 +183,7 @@ class HierarchicalBackbone(nn.Module):
         self.refine_up = nn.ModuleList(residual(level) for level in finer)
         self.norm = Norm(widths[0], conditioned=conditioned)
         self.head = BoundaryConv(widths[0], out_channels, edges[0], zero=True, parity_C=channel_parity(widths[0], odd))
+        self.direct = _direct(in_channels, out_channels) if config.direct else None
         self.condition_embed = ConditionEmbed(config.conditions) if conditioned else None
 
     def forward(self, x_BCHW: Tensor, condition_BD: Tensor | None = None) -> Tensor:
@@ -200,16 +202,29 @@ class HierarchicalBackbone(nn.Module):
         ):
             raised = up(x_BHWC, (skip_BHWC.shape[1], skip_BHWC.shape[2]))
             x_BHWC = refine(join(torch.cat([raised, skip_BHWC.to(raised.dtype)], -1)), features_BE)
-        out_BCHW = _out(self.head(self.norm(x_BHWC, features_BE)))
+        out_BCHW = _out(self.head(self.norm(x_BHWC, features_BE)), cells_BCHW, self.direct)
         return spread(out_BCHW, self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
 
 
-def _out(x_BHWC: Tensor) -> Tensor:
-    """Channels before rows again, float32 or wider."""
-    return x_BHWC.permute(0, 3, 1, 2).to(torch.promote_types(x_BHWC.dtype, torch.float32)).contiguous()
+def _out(x_BHWC: Tensor, cells_BCHW: Tensor, direct: nn.Linear | None) -> Tensor:
+    """Channels before rows again, float32 or wider, with the direct map of the inputs added where there is one."""
+    x_BHWC = x_BHWC.to(torch.promote_types(x_BHWC.dtype, torch.float32))
+    if direct is not None:
+        with torch.autocast(x_BHWC.device.type, enabled=False):
+            x_BHWC = x_BHWC + direct(cells_BCHW.permute(0, 2, 3, 1).to(direct.weight.dtype))
+    return x_BHWC.permute(0, 3, 1, 2).contiguous()
 
 
-_NOT_FOR_MUON = frozenset({"stem", "head", "patch_embed", "condition_embed"})
+def _direct(in_channels: int, out_channels: int) -> nn.Linear:
+    """A linear map that starts from zero, drawn without touching the generator that the other weights are drawn from."""
+    with torch.random.fork_rng(devices=[]):
+        direct = nn.Linear(in_channels, out_channels)
+    for parameter in direct.parameters():
+        nn.init.zeros_(parameter)
+    return direct
+
+
+_NOT_FOR_MUON = frozenset({"stem", "head", "direct", "patch_embed", "condition_embed"})
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -239,7 +254,7 @@ def muon_parameters(module: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the parameters that Muon takes, and of those that AdamW takes.
 
     Muon takes the matrices of linear layers and the kernels of convolutions (to be flattened to (out, in x rows x columns)),
-    except those of stem, patch embedding, head and conditioning; AdamW takes these, the spectral weights,
+    except those of stem, patch embedding, head, direct map and conditioning; AdamW takes these, the spectral weights,
     and all biases and norms. The names are those of `module.named_parameters()`, also when the backbone is part of a larger module.
     """
     matrices: set[str] = set()

@@ -44,6 +44,8 @@ class BlockConfig:
     local: Local = field(default=False, metadata=_doc("A 3 x 3 convolution beside the mixer: true, or depthwise (each channel by itself)."))
     tokens: tuple[int, int] | None = field(default=None, metadata=_doc(
         "Token grid (rows, columns) of the mixer gfn; the other mixers run on any grid."))
+    direct: bool = field(default=False, metadata=_doc(
+        "Add a linear map of the inputs of each cell to its outputs, zero at first: damping and advection need no layers then."))
     conditions: int = field(default=0, metadata=_doc(
         "Scalars given with each sample (lead time, time of day), by which channels are scaled and shifted after every norm; 0 is none."))
     coarsen: tuple[int, int] = field(default=(1, 1), metadata=_doc(

@@ -1,7 +1,8 @@
 """A forecaster that starts from the weights of another model, also of other channels or another grid, and says what it took and what it did not.
 
-Weights are taken by name where their shapes are equal. In the first and the last layer of our networks they are taken channel by channel, by the
-channels' names: a channel that is new keeps the weights it was drawn with. The statistics are never taken: they are those of the new data.
+Weights are taken by name where their shapes are equal. In the first and the last layer of our networks, and in the direct map from inputs to outputs,
+they are taken channel by channel, by the channels' names: a channel that is new keeps the weights it was drawn with. The statistics are never taken:
+they are those of the new data.
 """
 
 # T history, C channel, F forcing, N noise channel
@@ -22,7 +23,8 @@ from ..errors import CheckpointError
 from ..forecaster import Forecaster, ModelConfig
 
 _FIRST = ("backbone.stem.conv.weight", "backbone.stem.linear.weight")
-_LAST = ("backbone.head.conv.weight", "backbone.head.conv.bias", "backbone.head.linear.weight", "backbone.head.linear.bias")
+_LAST = ("backbone.head.conv.weight", "backbone.head.conv.bias", "backbone.head.linear.weight", "backbone.head.linear.bias", "backbone.direct.bias")
+_BOTH = ("backbone.direct.weight",)
 
 
 def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> list[str]:
@@ -51,6 +53,9 @@ def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> lis
                 (whole if ours == theirs else partly).append(name)
             elif given is not None and name in _LAST and _by_channel(parameter, given, outs, their_outs, first=False):
                 (whole if outs == their_outs else partly).append(name)
+            elif given is not None and name in _BOTH:
+                _by_both(parameter, given, (outs, their_outs), (ours, theirs))
+                (whole if ours == theirs and outs == their_outs else partly).append(name)
             elif given is not None and name not in (*_FIRST, *_LAST) and given.shape == parameter.shape:
                 parameter.copy_(given)
                 whole.append(name)
@@ -90,6 +95,14 @@ def _by_channel(parameter: Tensor, given: Tensor, ours: Sequence[str], theirs: S
     for i, j in both:
         mine[i].copy_(other[j])
     return bool(both)
+
+
+def _by_both(parameter: Tensor, given: Tensor, outs: tuple[Sequence[str], Sequence[str]], inputs: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Copy the entries of a matrix (outputs, inputs) whose output and input both models have: (our names, their names) of each."""
+    for i, out in enumerate(outs[0]):
+        for j, name in enumerate(inputs[0]):
+            if out in outs[1] and name in inputs[1]:
+                parameter[i, j] = given[outs[1].index(out), inputs[1].index(name)]
 
 
 def _channels_first(tensor: Tensor, count: int, first: bool) -> Tensor | None:

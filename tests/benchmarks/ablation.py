@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 from skill import Rows, Setting, arguments, run, slug, table
-from skill_networks import OURS, SKILL_ROWS, WIDER, hierarchical, plain, unet
+from skill_networks import ADVECTED, OURS, SKILL_ROWS, WIDER, hierarchical, plain, unet
 
 from afno_forecast.training.loss import LossConfig
 from afno_forecast.training.optimizers import OptimizerConfig
@@ -33,6 +33,9 @@ ABLATION_ROWS: Rows = {
     "four mixer blocks": (hierarchical(depth=4), OURS),
     "mixer identity": (hierarchical(mixer="identity"), OURS),
     "mixer alone": (hierarchical(local=False), OURS),
+    "mixer alone, advection": (hierarchical(local=False), ADVECTED),
+    "mixer alone, direct": (hierarchical(local=False, direct=True), OURS),
+    "mixer alone, advection, direct": (hierarchical(local=False, direct=True), ADVECTED),
     "mixer gfn": (hierarchical(mixer="gfn", tokens=(8, 16)), OURS),
     "mixer legacy": (hierarchical(mixer="legacy"), OURS),
     "mixer fno": (hierarchical(mixer="fno", num_bands=4), OURS),

@@ -74,7 +74,7 @@ class Setting:
         inputs = self.inputs(recipe.time_steps)
         small = {"kind": "plain", "width": 8, "depth": 0}
         model = self.experiment.model.model_validate({**self.experiment.model.model_dump(exclude={"backbone"}), "backbone": small,
-                                                      "time_steps": recipe.time_steps})
+                                                      "time_steps": recipe.time_steps, "advected_by": recipe.advected_by})
         made = build_forecaster(model, inputs)
         num_in = made.num_inputs
         torch.manual_seed(seed)

@@ -42,12 +42,18 @@ class Recipe:
     drawn: tuple[str, ...] = ()
     """Steps that the batches draw from; all equally often where empty."""
     loss: LossConfig = field(default_factory=LossConfig)
+    advected_by: tuple[tuple[str, str], ...] = ()
+    """Winds whose advection is an input."""
 
 
 OURS = Recipe("ours", ((0.35, 1), (0.60, 2), (0.85, 4), (1.0, 8)), OptimizerConfig(learning_rate=4e-3))
 """Muon + AdamW, rollouts of 1, 2, 4, 8 steps, averaged weights. The rate is for a few hundred updates: see the ablation."""
 COMMON = Recipe("common", ((1.0, 1),), OptimizerConfig(muon=False), average=0.0)
 """AdamW, one step, last weights."""
+
+JET_AND_LOW = (("u250", "v250"), ("u850", "v850"))
+ADVECTED = replace(OURS, name="ours, advection", advected_by=JET_AND_LOW)
+"""Two winds tell the network where they would take the state."""
 
 DAILY = ((0.5, 1), (0.8, 2), (1.0, 4))
 """Rollouts of models with steps of a day."""
@@ -60,8 +66,11 @@ WIDER = (48, 96, 192)
 class DenseUNet(nn.Module):
     """Three levels of 3 x 3 residual blocks (LayerNorm, convolution, GELU, convolution), two at each level and side, with skips."""
 
-    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...], boundary: Boundary) -> None:
+    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...], boundary: Boundary, *, direct: bool = False) -> None:
         super().__init__()
+        self.direct = nn.Conv2d(in_channels, out_channels, 1) if direct else None
+        for parameter in [] if self.direct is None else self.direct.parameters():
+            nn.init.zeros_(parameter)
         finer = range(len(widths) - 1)
         self.stem = BoundaryConv(in_channels, widths[0], boundary)
         self.before = nn.ModuleList(_pair(widths[i], boundary) for i in finer)
@@ -83,7 +92,8 @@ class DenseUNet(nn.Module):
         x_BHWC = self.middle(x_BHWC)
         for skip, up, join, after in zip(reversed(skips), reversed(self.up), reversed(self.join), reversed(self.after), strict=True):
             x_BHWC = after(_channels_first(join, torch.cat([_channels_first(up, x_BHWC), skip], -1)))
-        return self.head(self.norm(x_BHWC)).permute(0, 3, 1, 2).float()
+        out_BCHW: Tensor = self.head(self.norm(x_BHWC)).permute(0, 3, 1, 2).float()
+        return out_BCHW if self.direct is None else out_BCHW + self.direct(x_BCHW)
 
 
 def _pair(width: int, boundary: Boundary) -> nn.Sequential:
@@ -126,9 +136,9 @@ def plain(**options: Any) -> Build:
     return lambda num_in, num_out, _, boundary: build_backbone(config, num_in, num_out, boundary)
 
 
-def unet(widths: tuple[int, ...] = WIDTHS) -> Build:
+def unet(widths: tuple[int, ...] = WIDTHS, *, direct: bool = False) -> Build:
     """The dense U-Net."""
-    return lambda num_in, num_out, _, boundary: DenseUNet(num_in, num_out, widths, boundary)
+    return lambda num_in, num_out, _, boundary: DenseUNet(num_in, num_out, widths, boundary, direct=direct)
 
 
 def fourcastnet(patch: int, embed_dim: int = 256, depth: int = 6) -> Build:
@@ -169,5 +179,11 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "FNO": (neuraloperator("FNO", n_modes=(16, 32), hidden_channels=64, n_layers=4), COMMON),
     "SFNO": (neuraloperator("SFNO", n_modes=(32, 32), hidden_channels=64, n_layers=4), COMMON),
     "ours, common recipe": (hierarchical(), COMMON),
+    "mixer alone, advection": (hierarchical(local=False, direct=True), ADVECTED),
+    "mixer and convolution, advection": (hierarchical(direct=True), ADVECTED),
+    "convolution alone, advection": (hierarchical(mixer="identity", direct=True), ADVECTED),
+    "U-Net, our recipe, advection": (unet(direct=True), ADVECTED),
+    "mixer alone, advection, steps of 24 h": (hierarchical(local=False, direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
+    "U-Net, advection, steps of 24 h": (unet(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "attention": (plain(mixer="attention", patch=(2, 2), width=192, depth=4), COMMON),
 }

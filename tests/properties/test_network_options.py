@@ -33,6 +33,8 @@ CHANGES: list[tuple[Any, dict[str, Any], int]] = [
     (PLAIN, {"coarsen": (2, 2)}, 6),
     (HIERARCHICAL, {"coarsen": (1, 2)}, 4),
     (PLAIN, {"conditions": 2}, 3),
+    (PLAIN, {"direct": True}, 3),
+    (HIERARCHICAL, {"direct": True}, 2),
 ]
 
 
@@ -151,3 +153,18 @@ def test_what_does_not_fit_is_refused() -> None:
         set_patch(build_backbone(replace(PLAIN, overlap=1), 3, 2, "sphere"), (4, 4))
     with pytest.raises(ValueError, match="coarsen"):
         replace(HIERARCHICAL, coarsen=(0, 1))
+
+
+@pytest.mark.parametrize("config", [PLAIN, HIERARCHICAL])
+def test_the_direct_map_starts_at_zero_and_adds_a_linear_map_of_each_cell(config) -> None:
+    field = torch.randn(2, 3, 13, 24)
+    torch.manual_seed(4)
+    new = build_backbone(replace(config, direct=True), 3, 2, "sphere")
+    torch.manual_seed(4)
+    without = build_backbone(config, 3, 2, "sphere").state_dict()
+    assert not run(new, field).any() and all(torch.equal(value, new.state_dict()[name]) for name, value in without.items())
+    assert {"direct.weight", "direct.bias"} <= set(muon_parameters(new)[1])
+    with torch.no_grad():
+        new.direct.weight.copy_(torch.tensor([[0.5, 0.0, -1.0], [0.0, 2.0, 0.25]]))
+        new.direct.bias.fill_(0.125)
+    torch.testing.assert_close(run(new, field), torch.einsum("oc,bchw->bohw", new.direct.weight.detach(), field) + 0.125)

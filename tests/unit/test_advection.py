@@ -1,5 +1,6 @@
 """What a wind carries arrives where it should: rotations of the sphere, across the poles and the date line; what reads it is refused otherwise."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from afno_forecast.forecaster import ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.nn.backbone import HierarchicalConfig
 from afno_forecast.sphere import EARTH_RADIUS_KM
+from afno_forecast.training.parallel import parallelize
 
 CHANNELS = ChannelSet((Channel("temperature", 850, "K"), Channel("u_component_of_wind", 850, "m s-1"), Channel("v_component_of_wind", 850, "m s-1")))
 WIND = (("u850", "v850"),)
@@ -145,6 +147,19 @@ def test_the_network_reads_the_change_in_units_of_the_tendency_of_the_step() -> 
 def test_what_is_no_wind_is_refused(winds: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(cells(9, 14), advected_by=winds)
+
+
+def test_rows_divided_among_processes_are_refused() -> None:
+    mesh = SimpleNamespace(spatial=SimpleNamespace(size=2), block=SimpleNamespace(size=1), world=SimpleNamespace(size=2))
+    with pytest.raises(ConfigError, match="divided among processes"):
+        parallelize(build(cells(9, 14), advected_by=WIND), mesh)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler itself makes one of each that it traces
+def test_one_graph_holds_it() -> None:
+    advection, state = Advection(WIND, CHANNELS, cells(9, 14)), torch.randn(2, 3, 9, 14) * 8
+    traced = torch.compile(advection, fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(state, DAY), advection(state, DAY))
 
 
 def test_a_box_is_refused() -> None:

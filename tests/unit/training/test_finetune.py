@@ -17,7 +17,8 @@ from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig
 from afno_forecast.training.finetune import start_from
 
 T, Z, P = Channel("temperature", 850, "K"), Channel("geopotential", 500, "m2 s-2"), Channel("surface_pressure", None, "Pa")
-NETWORKS = [HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2), PlainConfig(patch=(2, 3), width=8, depth=1, num_blocks=2)]
+NETWORKS = [HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2), PlainConfig(patch=(2, 3), width=8, depth=1, num_blocks=2),
+            HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2, direct=True)]
 
 
 def make(folder: Path | None, channels: tuple[Channel, ...], rows: int, config: ModelConfig, seed: int) -> tuple[Forecaster, ModelConfig]:
