@@ -303,7 +303,7 @@ def main() -> None:
     names = args.rows.split(",")
     rows = {name: SKILL_ROWS[name] for name in SKILL_ROWS if slug(name) in names}
     run(setting, rows, [int(seed) for seed in args.seeds.split(",")], args.seconds, args.out, num_inits=args.inits,
-        stable=("ours", "ours without mixer", "U-Net, our recipe"))
+        stable=("ours", "ours without mixer", "U-Net, our recipe", "mixer alone, advection", "U-Net, our recipe, advection"))
     print(table(args.out))
 
 
