@@ -14,7 +14,7 @@ from .cli_data import data
 from .cli_exit import Guard, say, together
 from .cli_options import PATH, GridSize, NamesList, gathered
 from .cli_plot import plot
-from .cli_rollout import rollout
+from .cli_rollout import calibrate, rollout
 
 if TYPE_CHECKING:
     from .convert import Published
@@ -311,3 +311,4 @@ def _load(path: Path, overrides: tuple[str, ...]) -> Experiment:
 cli.add_command(data)
 cli.add_command(plot)
 cli.add_command(rollout)
+cli.add_command(calibrate)

@@ -117,9 +117,10 @@ class _Result:
 @click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file.")
 @click.option("--truth", "truths", type=PATH, multiple=True, help="What --score-online compares with. [default: --data]")
 @click.option("--other-grid", is_flag=True, help="Step the network on the data's own grid where it is not the training's.")
+@click.option("--raw", is_flag=True, help="States as the model makes them, where it is calibrated.")
 @gathered(start=_Start, kept=_Kept, perturbed=_Perturbed, result=_Result)
-def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, other_grid: bool, start: _Start, kept: _Kept, perturbed: _Perturbed,
-            result: _Result) -> None:
+def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, other_grid: bool, raw: bool, start: _Start, kept: _Kept,
+            perturbed: _Perturbed, result: _Result) -> None:
     """Forecast from analyses.
 
     The forecast is written while the model runs; interrupted, the same command continues it. Under `torchrun --nproc-per-node 2
@@ -133,13 +134,40 @@ def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, othe
     share = Share.from_environment()
     options = Options(members, perturbed.perturbation(), other_grid, tuple(parse_duration(text) for text in kept.leads or ()),
                       None if kept.output_every is None else parse_duration(kept.output_every), kept.selection(), share,
-                      scoring=None if result.score_online is None else _scoring(result.score_online, result.truths or start.sources, share))
+                      scoring=None if result.score_online is None else _scoring(result.score_online, result.truths or start.sources, share),
+                      raw=raw)
     seconds = None if start.lead_time is None else parse_duration(start.lead_time)
     produce_forecast(_single(models), _single(start.sources), init=start.init, lead_time=seconds, out=result.out, format=result.file_format,
                      batch_size=batch_size, options=options, echo=say)
     for kind, path in (("forecast", result.out), ("scores", result.score_online)):
         if path is not None:
             say(f"{kind}: {path}")
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option("--data", "sources", type=PATH, required=True, multiple=True, help="Training store, or files, that hold the period; repeatable.")
+@click.option("--period", required=True, metavar="START/END", help="A year or more that the forecasts lie in, and that is not scored later.")
+@click.option("--lead-time", metavar="DURATION", default="10d", show_default=True, help="How far.")
+@click.option("--inits", type=click.IntRange(2), default=24, show_default=True, help="Forecasts, evenly spread over the period.")
+@click.option("--out", type=PATH, required=True, help="Model folder to write: MODEL with its calibration.")
+def calibrate(model: Path, sources: tuple[Path, ...], period: str, lead_time: str, inits: int, out: Path) -> None:
+    """Learn how far a model's forecasts can be believed.
+
+    By lead time, channel and scale, from forecasts whose truth is known. The new model's single forecasts then have their anomalies from the season
+    shrunk by these shares: the mean to expect, smooth at long leads; `rollout --raw` leaves them as they are.
+    """
+    from .forecast.calibration import calibrate as fit
+    from .model_folder import read_inputs
+    from .times import parse_duration, parse_instant
+
+    calendar = read_inputs(model).calendar
+    start, slash, end = period.partition("/")
+    if not slash:
+        raise click.UsageError(f"'{period}' is no period; write --period START/END")
+    fit(model, _single(sources), out, period=(parse_instant(start, calendar), parse_instant(end, calendar)), lead_seconds=parse_duration(lead_time),
+        inits=inits, echo=say)
+    say(f"model: {out}")
 
 
 def _single(paths: tuple[Path, ...]) -> Path | tuple[Path, ...]:

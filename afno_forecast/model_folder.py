@@ -2,7 +2,7 @@
 
 `config.yaml` (the resolved experiment), `statistics.nc` (channels, grid, calendar, time step, statistics, static fields),
 `model.safetensors`, `README.md` (the card), `manifest.json` (sha256 of every other file); with a diagnostic network also `diagnostic.json` and
-`diagnostic.safetensors`.
+`diagnostic.safetensors`, with a calibration also `calibration.nc`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ FORMAT = 1
 CONFIG, WEIGHTS, STATISTICS, CARD, MANIFEST = "config.yaml", "model.safetensors", "statistics.nc", "README.md", "manifest.json"
 FILES = (CONFIG, WEIGHTS, STATISTICS, CARD)
 DIAGNOSTIC, DIAGNOSTIC_WEIGHTS = "diagnostic.json", "diagnostic.safetensors"
+CALIBRATION = "calibration.nc"
 
 
 def sha256(path: Path) -> str:
@@ -210,16 +211,28 @@ def save_diagnostic(source: Path, folder: Path, *, diagnostic: Diagnostic, weigh
     Raises:
         ResourceError: it cannot be written, as on a full disk.
     """
-    check_manifest(source, FILES)
+    kept = [name for name in check_manifest(source, FILES) if name not in (DIAGNOSTIC, DIAGNOSTIC_WEIGHTS)]
     with _replaced(folder) as temporary:
-        for name in FILES:
+        for name in kept:
             shutil.copyfile(source / name, temporary / name)
         with (temporary / CARD).open("a") as file:
             file.write(card)
         facts = {"diagnostic": diagnostic.config.model_dump(mode="json"), "channels": diagnostic.outputs.to_list()}
         (temporary / DIAGNOSTIC).write_text(json.dumps(facts, indent=1) + "\n")
         _write_weights(temporary / DIAGNOSTIC_WEIGHTS, weights)
-        write_manifest(temporary, (*FILES, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
+        write_manifest(temporary, (*kept, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
+
+
+def save_calibrated(source: Path, folder: Path, calibration: xr.Dataset) -> None:
+    """Write a model folder that is another one with a calibration in place of any that it had. Raises CheckpointError, ResourceError."""
+    kept = [name for name in check_manifest(source, FILES) if name != CALIBRATION]
+    with _replaced(folder) as temporary:
+        for name in kept:
+            shutil.copyfile(source / name, temporary / name)
+        calibration.to_netcdf(temporary / CALIBRATION, engine="netcdf4")
+        with (temporary / CARD).open("a") as file:
+            file.write(f"\nCalibrated: anomalies are shrunk to what {calibration.attrs['made_from']} allow to believe.\n")
+        write_manifest(temporary, (*kept, CALIBRATION))
 
 
 def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:

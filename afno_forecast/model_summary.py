@@ -13,7 +13,7 @@ from .channels import ChannelSet
 from .documents import load_document, printable
 from .errors import CheckpointError
 from .grid import grid_from_dict
-from .model_folder import CONFIG, FILES, STATISTICS, WEIGHTS, check_manifest, longer_steps
+from .model_folder import CALIBRATION, CONFIG, FILES, STATISTICS, WEIGHTS, check_manifest, longer_steps
 from .times import format_duration
 
 
@@ -49,6 +49,9 @@ def card_facts(folder: Path) -> dict[str, Any]:
         "calendar": attrs["calendar"],
         "other inputs": ", ".join([*model["static"], *model["forcings"]]) or "none",
     }
+    if (folder / CALIBRATION).exists():
+        with xr.open_dataset(folder / CALIBRATION, engine="netcdf4", decode_times=False) as ds:
+            facts["calibrated"] = f"by {ds.attrs['made_from']}, up to {format_duration(int(ds['lead_time'].values[-1]))}"
     facts |= {f"{key} period": f"{data[key]['start']} to {data[key]['end']}" for key in ("train", "validation") if key in data}
     return facts | {key: attrs[key] for key in ("institution", "source", "license") if key in attrs}
 

@@ -39,6 +39,7 @@ class Options:
         share: which of a group of processes this is; each forecasts a part into the same file.
         hooks: look at every state before it is written, in this order.
         scoring: makes the hook that scores, of the session and the lead times kept (seconds).
+        raw: see `open_session`.
     """
 
     members: int | None = None
@@ -50,6 +51,7 @@ class Options:
     share: Share = SINGLE
     hooks: tuple[Hook, ...] = ()
     scoring: Callable[[Session, NDArray[np.int64]], Scoring] | None = None
+    raw: bool = False
 
 
 class Scoring(Hook, Protocol):
@@ -86,7 +88,9 @@ def produce_forecast(model: Path | Sequence[Path], data: Data, *, init: str, lea
     if farthest is None:
         raise ConfigError("no lead time is given", where="--lead-time", fix="add --lead-time 10d, or --leads 24h,72h,120h")
     session = open_session(model, data, init=init, lead_time=farthest, members=options.members, perturbation=options.perturbation,
-                           batch_size=batch_size, other_grid=options.other_grid, echo=echo)
+                           batch_size=batch_size, other_grid=options.other_grid, raw=options.raw, echo=echo)
+    if session.calibration is not None and options.hooks:
+        raise ConfigError("hooks see calibrated states, which the model does not go on from", fix="forecast with raw=True")
     steps = select_leads(farthest, session.forecaster.time_step, leads=options.leads, every=options.output_every)
     hooks = list(options.hooks)
     scoring = None if options.scoring is None else options.scoring(session, np.asarray(steps, dtype=np.int64) * session.forecaster.time_step)

@@ -29,6 +29,7 @@ from ..diagnostic import Diagnostic
 from ..errors import ConfigError, DataError, DivergenceError, told_if_out_of_memory
 from ..forecaster import Forecaster
 from ..times import format_duration, format_instant, parse_duration
+from .calibration import Calibration, load_calibration
 from .hooks import ForecastState
 from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits
 from .perturb import Perturbation, make_histories, noise_of, require_noise
@@ -79,6 +80,8 @@ class Session:
         identity: hash of the models, of all states they start from, and of how.
         names: of the models.
         diagnostics: of each model, on the device; None for one without.
+        calibration: of the model; None to show states as they are. Calibrated states are shown, not stepped on, so that a change of them is not
+            stepped on either.
     """
 
     forecasters: tuple[Forecaster, ...]
@@ -91,6 +94,7 @@ class Session:
     identity: str
     names: tuple[str, ...]
     diagnostics: tuple[Diagnostic | None, ...]
+    calibration: Calibration | None = None
 
     @property
     def num_members(self) -> int:
@@ -115,6 +119,8 @@ class Session:
         attrs = {"title": f"Forecast of {name}", "source": f"afno_forecast {__version__}, model {name}", "model": name}
         if self.diagnostics[0] is not None:
             attrs["diagnostic_channels"] = self.diagnostics[0].describe()
+        if self.calibration is not None:
+            attrs["calibration"] = f"anomalies shrunk by regression on {self.calibration.made_from}"
         attrs |= {key: str(self.states.attrs[key]) for key in ("institution", "license") if self.states.attrs.get(key)}
         return attrs if self.perturbation is None else attrs | self.perturbation.describe(self.forecaster)
 
@@ -148,9 +154,11 @@ class Session:
                 shown_BCHW = self._with_diagnostic(self.diagnostics[batch.model], forecaster, state)
                 if not bool(torch.isfinite(shown_BCHW).all()):
                     raise self._divergence(shown_BCHW, state.lead_seconds, init_seconds, members)
+                if self.calibration is not None:
+                    shown_BCHW = self.calibration(shown_BCHW, state.lead_seconds, state.valid_seconds)
             yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, shown_BCHW,
                                 self.channels, forecaster.grid, forecaster.calendar)
-            if shown_BCHW is not state.fields_BCHW:
+            if shown_BCHW is not state.fields_BCHW and self.calibration is None:
                 state.fields_BCHW.copy_(shown_BCHW[:, :len(forecaster.channels)])  # what a hook has changed is stepped on from
 
     def _memory(self, count: int) -> contextlib.AbstractContextManager[None]:
@@ -189,7 +197,7 @@ class Session:
 
 def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, init: str, lead_time: int | str, members: int | None = None,
                  perturbation: Perturbation | None = None, batch_size: int = 8, other_grid: bool = False,
-                 echo: Callable[[str], None] = lambda text: None) -> Session:
+                 raw: bool = False, echo: Callable[[str], None] = lambda text: None) -> Session:
     """Load models, open analyses, and check everything that can be checked before the first step.
 
     Args:
@@ -201,6 +209,7 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
         perturbation: how members of the same model differ.
         batch_size: forecasts stepped together; memory grows with it, the result does not depend on it beyond rounding.
         other_grid: run on the data's grid where it is not the training's.
+        raw: show a calibrated model's states as the model makes them.
         echo: prints a line; notes come through it.
 
     Raises:
@@ -225,17 +234,15 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
         require_fit(forecaster, states)
         require_noise(perturbation, forecaster)
         forecaster.to(device)
-    diagnostics = [model_folder.load_diagnostic(folder, f) for folder, f in zip(folders, forecasters, strict=True)]
-    _require_same_diagnostics(diagnostics)
-    for diagnostic in diagnostics:
-        if diagnostic is not None:
-            diagnostic.to(device)
+    diagnostics = _diagnostics_of(folders, forecasters, device)
+    calibration = None if raw else _calibration_of(folders, forecasters, members, seconds)
     inits = select_inits(init, states, history=max(f.history for f in forecasters), time_step=first.time_step)
     rows = _all_rows(forecasters, states, inits, perturbation, members or 1)
     manifests = [json.loads((folder / model_folder.MANIFEST).read_text())["files"] for folder in folders]
     facts = [manifests, check_states(forecasters[0], states, rows, echo), inits.tolist(), members, repr(perturbation)]
+    facts += ["raw"] if raw else []
     return Session(tuple(forecasters), states, inits, seconds // first.time_step, members, perturbation, batch_size,
-                   sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), tuple(map(_model_name, folders)), tuple(diagnostics))
+                   sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), tuple(map(_model_name, folders)), diagnostics, calibration)
 
 
 def _require_difference(members: int | None, num_models: int, perturbation: Perturbation | None) -> None:
@@ -248,12 +255,26 @@ def _require_difference(members: int | None, num_models: int, perturbation: Pert
         raise ConfigError("a perturbation makes members, and their number is not given", where="--perturb", fix="add --members 10")
 
 
-def _require_same_diagnostics(diagnostics: Sequence[Diagnostic | None]) -> None:
-    """Raise ConfigError unless all models tell the same diagnostic channels."""
+def _calibration_of(folders: Sequence[Path], forecasters: Sequence[Forecaster], members: int | None, lead_seconds: int) -> Calibration | None:
+    """The calibration of a model that has one. Raises ConfigError where it is not for such forecasts."""
+    found = [load_calibration(folder) for folder in folders]
+    calibration = next((c for c in found if c is not None), None)
+    if calibration is None:
+        return None
+    if members is not None:
+        raise ConfigError("a calibrated forecast is the mean to expect: members would lose their spread", where="--members", fix="add --raw")
+    calibration.require(forecasters[0], lead_seconds)
+    return calibration
+
+
+def _diagnostics_of(folders: Sequence[Path], forecasters: Sequence[Forecaster], device: torch.device) -> tuple[Diagnostic | None, ...]:
+    """The diagnostic network of each model, on the device. Raises ConfigError unless all models tell the same diagnostic channels."""
+    diagnostics = [model_folder.load_diagnostic(folder, f) for folder, f in zip(folders, forecasters, strict=True)]
     told = [() if d is None else d.outputs.shorts for d in diagnostics]
     if len(set(told)) > 1:
         raise ConfigError(f"the models tell different diagnostic channels: {' and '.join(', '.join(names) or 'none' for names in told)}",
                           where="MODEL...", fix="forecast with models of the same diagnostic channels")
+    return tuple(d if d is None else d.to(device) for d in diagnostics)
 
 
 def _require_alike(forecasters: Sequence[Forecaster], folders: Sequence[Path]) -> None:

@@ -21,7 +21,7 @@ from afno_forecast.cli_options import NamesList, Numbers
 from afno_forecast.plot.choices import Look, When
 
 COMMANDS = {
-    (): {"demo", "doctor", "info", "data", "train", "launch", "convert", "rollout", "evaluate", "plot", "config"},
+    (): {"demo", "doctor", "info", "data", "train", "launch", "convert", "rollout", "calibrate", "evaluate", "plot", "config"},
     ("data",): {"inspect", "build", "sample", "verify", "bench"}, ("config",): {"validate", "dump", "schema"},
     ("plot",): {"map", "compare", "animate", "meteogram", "hovmoller", "scores", "scorecard", "spectra", "report"},
 }
@@ -195,6 +195,24 @@ def test_rollout_hands_seconds_and_paths_on(program, stand_in, given: tuple[str,
     assert options == {"init": "last", "lead_time": 129600, "out": Path("fc.zarr"), "format": None, "batch_size": wanted}
 
 
+def test_calibrate_hands_seconds_and_paths_on(program, stand_in):
+    import numpy as np
+
+    import afno_forecast.forecast  # noqa: F401 - which takes names of the module that is stood in for
+    from afno_forecast.times import parse_instant
+
+    calls = stand_in("afno_forecast.forecast.calibration", calibrate=None)
+    stand_in("afno_forecast.model_folder", read_inputs=type("Inputs", (), {"calendar": "noleap"})())
+    given = ("calibrate", "m", "--data", "a.nc", "--data", "b.nc", "--out", "n", "--lead-time", "5d")
+    code, _, err = program(*given, "--period", "2001-01-01/2003-12-31T18")
+    assert (code, err) == (0, "")
+    _, arguments, options = next(call for call in calls if call[0] == "calibrate")
+    assert arguments == (Path("m"), (Path("a.nc"), Path("b.nc")), Path("n")) and options["lead_seconds"] == 432000 and options["inits"] == 24
+    assert np.diff(options["period"]) == (3 * 365 - 0.25) * 86400 and options["period"][0] == parse_instant("2001-01-01", "noleap")
+    code, _, err = program(*given, "--period", "2001")
+    assert code == 2 and "is no period" in err
+
+
 def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in):
     from afno_forecast.forecast.perturb import Perturbation
     from afno_forecast.forecast.produce import Options
@@ -209,6 +227,8 @@ def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in)
     assert models == (Path("a"), Path("b")) and given["lead_time"] is None
     assert given["options"] == Options(6, Perturbation("bred", 0.5, 4, 800, 3), True, (86400, 432000), None,
                                        Selection(("z500", "t2m"), (500, 850), (-30.0, 60.0, 30.0, 75.0)))
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "fc.zarr", "--raw")
+    assert (code, err) == (0, "") and calls[1][2]["options"].raw
     code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "fc.zarr", "--seed", "4")
     assert code == 2 and "--seed does nothing without --perturb" in err
 

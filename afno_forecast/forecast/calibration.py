@@ -1,0 +1,239 @@
+"""What of a forecast's anomalies can be believed: factors by lead time, channel and wavenumber band, regressed on forecasts of known truth.
+
+A forecast that has lost its skill still swings as much as the truth, so that its error is larger than the climatology's. The regression of the true
+anomaly o on the forecast's anomaly f, o = a f with a = sum(f o) / sum(f f), shrinks it to what is right on average (Lorenz 1977, Monthly Weather
+Review 105, 590: damped anomalies); here for each lead, channel and octave of the zonal wavenumber, area-weighted, limited to 0..1. Anomalies are
+from the mean and the first annual harmonic of each cell over the same period. What comes out is the mean to expect, smooth at long leads as an
+ensemble's mean is; the states that are stepped on stay as the model makes them.
+"""
+
+# B batch, T history, L lead, C channel, M zonal wavenumber, K band, H latitude row, W longitude column
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import model_folder
+from ..channels import ChannelSet
+from ..data.samples import find_windows
+from ..data.states import States, open_states
+from ..errors import CheckpointError, ConfigError, DataError
+from ..forecaster import Forecaster
+from ..grid import Grid, LatLonGrid
+from ..times import TimeAxis, format_duration, format_instant
+from .initial import Data, require_fit
+from .rollout import rollout
+
+Float = NDArray[np.float64]
+_YEAR_SECONDS = 360 * 86400
+_MOST_REFERENCE_STATES = 1500
+_READ_TOGETHER = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Factors and the state that anomalies are from.
+
+    Args:
+        lead_seconds: ascending; shape (L,).
+        factor_LCK: of the anomaly, in 0..1; band 0 is the zonal mean, band k the zonal wavenumbers from 2^(k-1) to 2^k - 1. One band where the
+            columns do not go round the globe.
+        reference_3CHW: mean, cosine and sine of the year, physical units.
+        channels, grid, calendar: of the forecasts.
+        made_from: the forecasts of the regression, in words.
+    """
+
+    lead_seconds: NDArray[np.int64]
+    factor_LCK: Float
+    reference_3CHW: NDArray[np.float32]
+    channels: ChannelSet
+    grid: Grid
+    calendar: str
+    made_from: str
+
+    def __call__(self, fields_BCHW: Tensor, lead_seconds: int, valid_seconds: NDArray[np.int64]) -> Tensor:
+        """Forecast states with their anomalies shrunk; further channels after the first C stay as they are.
+
+        Args:
+            fields_BCHW: physical units.
+            lead_seconds: one of the calibration's leads.
+            valid_seconds: seconds since 1970 in the calendar; shape (B,).
+        """
+        lead = int(np.flatnonzero(self.lead_seconds == lead_seconds)[0])
+        reference = torch.from_numpy(self.reference_3CHW).to(fields_BCHW.device)
+        harmonics_B3 = torch.from_numpy(_harmonics(TimeAxis(valid_seconds, self.calendar))).to(reference)
+        expected_BCHW = torch.einsum("bk,kchw->bchw", harmonics_B3, reference)
+        count = len(self.channels)
+        factor_CK = torch.from_numpy(self.factor_LCK[lead]).to(reference)
+        shrunk_BCHW = expected_BCHW + _shrunk(fields_BCHW[:, :count] - expected_BCHW, factor_CK, wraps=self.grid.periodic)
+        return torch.cat([shrunk_BCHW, fields_BCHW[:, count:]], dim=1)
+
+    def require(self, forecaster: Forecaster, lead_seconds: int) -> None:
+        """Raise ConfigError where forecasts of this model as far as this lead are not what was calibrated."""
+        if not (self.grid.matches(forecaster.grid) and self.channels == forecaster.channels):
+            raise ConfigError(f"the calibration is for {self.grid.describe()} and {', '.join(self.channels.shorts)}", where="--other-grid",
+                              fix="add --raw to forecast without it")
+        if lead_seconds > self.lead_seconds[-1] or forecaster.time_step not in self.lead_seconds:
+            raise ConfigError(f"the model is calibrated every {format_duration(int(self.lead_seconds[0]))} up to "
+                              f"{format_duration(int(self.lead_seconds[-1]))}, not up to {format_duration(lead_seconds)}", where="--lead-time",
+                              fix="add --raw, or calibrate with a longer --lead-time")
+
+    def to_dataset(self) -> xr.Dataset:
+        """As it lies in the model folder."""
+        rows, columns = self.grid.axes
+        return xr.Dataset(
+            {"factor": (("lead_time", "channel", "band"), self.factor_LCK, {"long_name": "share of the forecast's anomaly to believe"}),
+             "reference": (("harmonic", "channel", rows, columns), self.reference_3CHW, {"long_name": "state that anomalies are from"})},
+            coords={"lead_time": ("lead_time", self.lead_seconds, {"long_name": "seconds since the init time"}),
+                    "channel": list(self.channels.names), "harmonic": ["mean", "cosine of the year", "sine of the year"]},
+            attrs={"made_from": self.made_from})
+
+
+def load_calibration(folder: Path) -> Calibration | None:
+    """The calibration of a model folder; None where there is none. Raises CheckpointError where it is damaged or another model's."""
+    path = Path(folder) / model_folder.CALIBRATION
+    if not path.exists():
+        return None
+    model_folder.check_manifest(Path(folder), (*model_folder.FILES, model_folder.CALIBRATION))
+    inputs = model_folder.read_inputs(Path(folder))
+    try:
+        with xr.open_dataset(path, engine="netcdf4", decode_times=False) as ds:
+            ds.load()
+        made = Calibration(ds["lead_time"].values.astype(np.int64), ds["factor"].values.astype(np.float64), ds["reference"].values.astype(np.float32),
+                           inputs.channels, inputs.grid, inputs.calendar, str(ds.attrs["made_from"]))
+        fits = tuple(ds["channel"].values.astype(str)) == inputs.channels.names and made.reference_3CHW.shape[2:] == inputs.grid.shape
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the calibration cannot be read: {error}", where=str(path), fix="calibrate the model again") from error
+    if not fits or made.factor_LCK.shape[2] != len(_bands(inputs.grid)):
+        raise CheckpointError("the calibration is of another model", where=str(path), fix="calibrate this model")
+    return made
+
+
+def calibrate(folder: Path, data: Data, out: Path, *, period: tuple[int, int], lead_seconds: int, inits: int = 24, batch_size: int = 8,
+              echo: Callable[[str], None] = lambda text: None) -> Calibration:
+    """Forecast from evenly spread init times of a period, compare with what came, and write the model with its calibration.
+
+    Args:
+        folder: model folder.
+        data: training store or files with the period, on the model's grid.
+        out: model folder to write.
+        period: first and last instant, seconds since 1970 in the data's calendar; forecasts end inside it. Not one that is scored later.
+        lead_seconds: how far.
+        inits: forecasts.
+        batch_size: forecasts stepped together.
+        echo: prints a line.
+
+    Raises:
+        ConfigError: the period is shorter than a year, the grid a box, or the lead no multiple of the model's step.
+        DataError, CheckpointError, ResourceError: see errors.py.
+    """
+    forecaster = model_folder.load(folder)
+    states = open_states(data, forecaster.channels)
+    require_fit(forecaster, states)
+    _require_possible(forecaster, period, lead_seconds)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    forecaster.to(device)
+    reference_3CHW = _reference(states, period)
+    made = _regress(forecaster, states, reference_3CHW, period, lead_seconds // forecaster.time_step, inits, batch_size)
+    model_folder.save_calibrated(folder, out, made.to_dataset())
+    for name in ("first", "middle", "last"):
+        lead = {"first": 0, "middle": (len(made.lead_seconds) - 1) // 2, "last": -1}[name]
+        shares = ", ".join(f"{short} {share:.2f}" for short, share in zip(made.channels.shorts, made.factor_LCK[lead].mean(-1), strict=True))
+        echo(f"{format_duration(int(made.lead_seconds[lead]))}: {shares}")
+    return made
+
+
+def _require_possible(forecaster: Forecaster, period: tuple[int, int], lead_seconds: int) -> None:
+    if not isinstance(forecaster.grid, LatLonGrid):
+        raise ConfigError("anomalies from the season have no meaning on a box", where="MODEL", fix="forecast without a calibration")
+    if period[1] - period[0] < _YEAR_SECONDS:
+        raise ConfigError("the mean over the seasons needs a year of states", where="--period", fix="give a period of a year or more")
+    if lead_seconds < 1 or lead_seconds % forecaster.time_step:
+        raise ConfigError(f"{format_duration(lead_seconds)} is not a multiple of the model's step of {format_duration(forecaster.time_step)}",
+                          where="--lead-time", fix="use a multiple")
+
+
+def _reference(states: States, period: tuple[int, int]) -> NDArray[np.float32]:
+    """Least squares of mean and first annual harmonic over a period, (3, C, H, W)."""
+    inside = np.flatnonzero((states.times.seconds >= period[0]) & (states.times.seconds <= period[1]))
+    inside = inside[::max(1, len(inside) // _MOST_REFERENCE_STATES)]
+    if not len(inside) or np.ptp(states.times.seconds[inside]) < _YEAR_SECONDS:
+        raise DataError("the data do not hold a year of the period", where=states.where, fix="give a period that the data hold")
+    harmonics_N3 = _harmonics(states.times.at(inside))
+    solver_3N = np.linalg.pinv(harmonics_N3)
+    total = np.zeros((3, *states.read(inside[:1]).shape[1:]))
+    for first in range(0, len(inside), _READ_TOGETHER):
+        part = slice(first, first + _READ_TOGETHER)
+        total += np.tensordot(solver_3N[:, part], states.read(inside[part]), 1)
+    return total.astype(np.float32)
+
+
+@torch.no_grad()
+def _regress(forecaster: Forecaster, states: States, reference_3CHW: NDArray[np.float32], period: tuple[int, int], num_steps: int, inits: int,
+             batch_size: int) -> Calibration:
+    step, history, grid = forecaster.time_step, forecaster.history, forecaster.grid
+    windows = find_windows(states.times, time_step=step, history=history, num_steps=num_steps, start=period[0], end=period[1]).index
+    windows = windows[np.unique(np.linspace(0, len(windows) - 1, inits).round().astype(int))]
+    products = np.zeros((2, num_steps, len(forecaster.channels), len(_bands(grid))))
+    area_H1 = grid.area_weights()[:, :1].astype(np.float64)
+    device = forecaster.area_weights_HW.device
+    for first in range(0, len(windows), batch_size):
+        part = windows[first:first + batch_size]
+        history_BTCHW = torch.from_numpy(states.read(part[:, :history].ravel()).reshape(len(part), history, *reference_3CHW.shape[1:])).to(device)
+        for state in rollout(forecaster, history_BTCHW, states.times.seconds[part[:, history - 1]], num_steps):
+            expected_BCHW = np.einsum("bk,kchw->bchw", _harmonics(TimeAxis(state.valid_seconds, forecaster.calendar)), reference_3CHW)
+            forecast = _waves(state.fields_BCHW.double().cpu().numpy() - expected_BCHW, grid)
+            truth = _waves(states.read(part[:, history - 1 + state.step]) - expected_BCHW, grid)
+            for number, product in enumerate(((forecast * truth.conj()).real, np.abs(forecast) ** 2)):
+                products[number, state.step - 1] += _by_band((product * area_H1).sum((0, 2)), grid)
+    factor_LCK = np.clip(products[0] / np.maximum(products[1], np.finfo(float).tiny), 0, 1)
+    init_seconds = states.times.seconds[windows[:, history - 1]]
+    made_from = (f"{len(windows)} forecasts from {format_instant(int(init_seconds[0]), forecaster.calendar)} to "
+                 f"{format_instant(int(init_seconds[-1]), forecaster.calendar)}")
+    leads = np.arange(1, num_steps + 1, dtype=np.int64) * step
+    return Calibration(leads, factor_LCK, reference_3CHW, forecaster.channels, grid, forecaster.calendar, made_from)
+
+
+def _harmonics(times: TimeAxis) -> Float:
+    """1, cosine and sine of the year at each instant, (N, 3)."""
+    angle = 2 * np.pi * times.year_fraction()
+    return np.stack([np.ones_like(angle), np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def _bands(grid: Grid) -> NDArray[np.int64]:
+    """First wavenumber of each band: 0, 1, 2, 4, 8, ...; 0 alone where the columns do not go round."""
+    highest = grid.shape[1] // 2
+    return np.array([0, *(2**k for k in range(highest.bit_length()))] if grid.periodic else [0])
+
+
+def _band_of_wave(num_waves: int) -> NDArray[np.int64]:
+    """Band of the wavenumbers 0, 1, ... ."""
+    return np.array([int(m).bit_length() for m in range(num_waves)])
+
+
+def _waves(field_BCHW: Float, grid: Grid) -> NDArray[np.complex128]:
+    """Zonal coefficients, or the cells themselves where the columns do not go round; (B, C, H, M)."""
+    return np.fft.rfft(field_BCHW) if grid.periodic else field_BCHW.astype(np.complex128)
+
+
+def _by_band(product_CM: Float, grid: Grid) -> Float:
+    """Sums over the wavenumbers of each band, (C, K)."""
+    starts = _bands(grid)
+    return np.asarray(np.add.reduceat(product_CM, starts, axis=-1))
+
+
+def _shrunk(anomaly_BCHW: Tensor, factor_CK: Tensor, *, wraps: bool) -> Tensor:
+    if not wraps:
+        return anomaly_BCHW * factor_CK[:, 0, None, None]
+    columns = anomaly_BCHW.shape[-1]
+    factor_CM = factor_CK[:, torch.from_numpy(_band_of_wave(columns // 2 + 1)).to(factor_CK.device)]
+    shrunk: Tensor = torch.fft.irfft(torch.fft.rfft(anomaly_BCHW) * factor_CM[:, None, :], n=columns)
+    return shrunk

@@ -1,0 +1,173 @@
+"""Calibration: the regression finds what a forecast is worth, forecasts are shrunk by it and by nothing else, and only what fits is calibrated."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from afno_forecast import model_folder
+from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.config import Strict, dump_config
+from afno_forecast.errors import CheckpointError, ConfigError, DataError
+from afno_forecast.forecast.calibration import Calibration, calibrate, load_calibration
+from afno_forecast.forecast.produce import Options, produce_forecast
+from afno_forecast.forecast.session import open_session
+from afno_forecast.forecaster import ModelConfig, ModelInputs, build_forecaster
+from afno_forecast.grid import Grid, LatLonGrid
+from afno_forecast.model_summary import card_facts
+from afno_forecast.nn.backbone import HierarchicalConfig
+from afno_forecast.times import TimeAxis, parse_instant
+
+H = 3600
+GLOBE = LatLonGrid((np.arange(6) + 0.5) * 30 - 90, np.arange(10) * 36.0)
+AREA = LatLonGrid(30 + 3.0 * np.arange(6), 5 + 4.0 * np.arange(9))
+CHANNELS = ChannelSet((Channel("2m_temperature", None, "K"), Channel("surface_pressure", None, "Pa")))
+MEAN, STD, MEMORY = np.array([280.0, 1e5]), np.array([4.0, 800.0]), np.array([0.95, 0.8])
+PERIOD = (parse_instant("2001-01-01"), parse_instant("2002-03-31T18"))
+
+
+class Whole(Strict):
+    """What a model folder needs of an experiment."""
+
+    model: ModelConfig
+
+
+def persistence(folder: Path, grid: Grid) -> Path:
+    """A new network gives no tendency: its forecast is that nothing changes."""
+    config = ModelConfig(forcings=(), static=(), backbone=HierarchicalConfig(widths=(4, 4), depth=1, num_blocks=2))
+    inputs = ModelInputs(CHANNELS, grid, "proleptic_gregorian", 6 * H, MEAN, STD, STD / 2, {})
+    model_folder.save(folder, config_text=dump_config(Whole(model=config)), inputs=inputs, weights=build_forecaster(config, inputs).state_dict(),
+                      card="# persistence\n")
+    return folder
+
+
+def weather(path: Path, grid: Grid) -> Path:
+    """Anomalies that keep a known share of themselves from one state to the next, around a season as large as they are."""
+    times = np.arange("2001-01-01", "2002-04-01", np.timedelta64(6, "h"), dtype="datetime64[ns]")
+    generator = np.random.default_rng(5)
+    fields = np.empty((len(times), 2, *grid.shape))
+    anomaly = generator.standard_normal((2, *grid.shape))
+    for number in range(len(times)):
+        fields[number] = anomaly
+        anomaly = MEMORY[:, None, None] * anomaly + np.sqrt(1 - MEMORY[:, None, None] ** 2) * generator.standard_normal(anomaly.shape)
+    fields += season(TimeAxis(times.astype("datetime64[s]").astype(np.int64), "proleptic_gregorian"))[:, None, None, None]
+    fields = MEAN[:, None, None] + STD[:, None, None] * fields
+    dims = ("time", "latitude", "longitude")
+    xr.Dataset({c.variable: (dims, fields[:, k].astype(np.float32), {"units": c.units}) for k, c in enumerate(CHANNELS)},
+               coords={"time": times, **{name: (name, values, {"units": f"degrees_{'north' if name == 'latitude' else 'east'}"})
+                                         for name, values in grid.axes.items()}}).to_netcdf(path)
+    return path
+
+
+def season(times: TimeAxis) -> np.ndarray:
+    return np.sin(2 * np.pi * times.year_fraction() - 1)
+
+
+@pytest.fixture(scope="module", params=[GLOBE, AREA], ids=["globe", "area"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Calibration]:
+    """Folder of the model, of the calibrated one, the data, and the calibration."""
+    folder = tmp_path_factory.mktemp("calibration")
+    model, data = persistence(folder / "model", request.param), weather(folder / "weather.nc", request.param)
+    return model, folder / "calibrated", data, calibrate(model, data, folder / "calibrated", period=PERIOD, lead_seconds=36 * H, inits=150)
+
+
+def test_the_regression_finds_what_a_forecast_is_worth(made: tuple[Path, Path, Path, Calibration]) -> None:
+    calibration = made[3]
+    assert calibration.lead_seconds.tolist() == [6 * H * k for k in range(1, 7)]
+    assert calibration.factor_LCK.shape[2] == (4 if calibration.grid.matches(GLOBE) else 1)  # wavenumbers 0, 1, 2-3, 4-5, or all
+    expected = MEMORY ** np.arange(1, 7)[:, None]
+    np.testing.assert_allclose(calibration.factor_LCK.mean(-1), expected, atol=0.06)
+    times = TimeAxis(np.asarray([parse_instant("2001-02-10"), parse_instant("2001-09-01T06")]), "proleptic_gregorian")
+    angle = 2 * np.pi * times.year_fraction()
+    found = np.einsum("nk,kchw->nchw", np.stack([np.ones(2), np.cos(angle), np.sin(angle)], -1), calibration.reference_3CHW)
+    departure = (found - MEAN[:, None, None]) / STD[:, None, None] - season(times)[:, None, None, None]
+    assert np.abs(departure.mean((2, 3))).max() < 0.15
+
+
+def test_a_calibrated_forecast_is_the_raw_one_shrunk_and_nearer_to_the_truth(made: tuple[Path, Path, Path, Calibration], tmp_path: Path) -> None:
+    _, model, data, calibration = made
+
+    def forecast(name: str, *, raw: bool) -> xr.Dataset:
+        produce_forecast(model, data, init="2002-02-01/2002-03-25/2d", lead_time=36 * H, out=tmp_path / name, options=Options(raw=raw),
+                         echo=[].append)
+        with xr.open_dataset(tmp_path / name) as ds:
+            return ds.load()
+
+    raw, shrunk = forecast("raw.nc", raw=True), forecast("shrunk.nc", raw=False)
+    assert "calibration" not in raw.attrs and "150 forecasts" in shrunk.attrs["calibration"]
+    leads = raw["prediction_timedelta"].values.astype("timedelta64[s]").astype(int)
+    for number, init in enumerate(raw["time"].values):
+        fields = torch.from_numpy(np.stack([raw[c.variable].values[number] for c in CHANNELS], 1))
+        for k, lead in enumerate(leads):
+            valid = np.asarray([init.astype("datetime64[s]").astype(np.int64) + lead])
+            expected = calibration(fields[k:k + 1], int(lead), valid)[0]
+            for channel, c in enumerate(CHANNELS):
+                np.testing.assert_allclose(shrunk[c.variable].values[number, k], expected[channel], rtol=1e-6)
+    with xr.open_dataset(data) as truth:
+        for c, share in zip(CHANNELS, MEMORY**6, strict=True):
+            valid = raw["time"] + raw["prediction_timedelta"]
+            came = truth[c.variable].sel(time=valid)
+            errors = [float(((ds[c.variable].values - came.transpose(*ds[c.variable].dims).values) ** 2)[:, -1].mean()) for ds in (raw, shrunk)]
+            assert errors[1] / errors[0] == pytest.approx((1 + share) / 2, abs=0.06)  # (1 - share^2) over 2 (1 - share)
+
+
+def test_each_band_has_its_own_factor_and_other_channels_are_left_alone() -> None:
+    factors = np.array([[[0.5, 1.0, 0.25, 0.0]] * 2])
+    reference = np.zeros((3, 2, *GLOBE.shape), np.float32)
+    reference[0] = 7.0
+    calibration = Calibration(np.array([6 * H]), factors, reference, CHANNELS, GLOBE, "proleptic_gregorian", "nothing")
+    longitude = torch.from_numpy(np.deg2rad(GLOBE.longitude))
+    parts = {0: 0.5, 1: 1.0, 2: 0.25, 3: 0.25, 4: 0.0, 5: 0.0}
+    field = 7.0 + sum(torch.cos(m * longitude + (0 if m == 5 else m)) for m in parts)
+    expected = 7.0 + sum(share * torch.cos(m * longitude + (0 if m == 5 else m)) for m, share in parts.items())
+    state = field.float().expand(1, 3, *GLOBE.shape)
+    shown = calibration(state, 6 * H, np.asarray([0]))
+    torch.testing.assert_close(shown[0, :2], expected.float().expand(2, *GLOBE.shape), rtol=0, atol=1e-5)
+    torch.testing.assert_close(shown[:, 2], state[:, 2], rtol=0, atol=0)
+
+
+def test_what_is_stepped_on_stays_as_the_model_makes_it(made: tuple[Path, Path, Path, Calibration]) -> None:
+    _, model, data, calibration = made
+    states = [(s.lead_seconds, s.valid_seconds, s.fields_BCHW.clone()) for s in open_session(model, data, init="2002-02-01", lead_time="18h")]
+    start = next(iter(open_session(model, data, init="2002-02-01", lead_time="6h", raw=True))).fields_BCHW  # persistence
+    for lead, valid, fields in states:
+        torch.testing.assert_close(fields, calibration(start, lead, valid))
+
+
+def test_what_does_not_fit_is_refused(made: tuple[Path, Path, Path, Calibration], tmp_path: Path) -> None:
+    raw_model, model, data, _ = made
+    with pytest.raises(ConfigError, match=r"up to 36h.*\n.*\n.*--raw"):
+        open_session(model, data, init="2002-02-01", lead_time="2d")
+    with pytest.raises(ConfigError, match="lose their spread"):
+        open_session([model, model], data, init="2002-02-01", lead_time="12h")
+    assert open_session(model, data, init="2002-02-01", lead_time="2d", raw=True).calibration is None
+    with pytest.raises(ConfigError, match="does not go on from"):
+        hook = type("Looks", (), {"on_state": lambda self, state: None, "finish": lambda self: None})()
+        produce_forecast(model, data, init="2002-02-01", lead_time=6 * H, out=tmp_path / "a.nc", options=Options(hooks=(hook,)), echo=[].append)
+    for options, kind, words in (({"period": (PERIOD[0], PERIOD[0] + 90 * 86400)}, ConfigError, "needs a year"),
+                                 ({"period": (PERIOD[1], PERIOD[1] + 500 * 86400)}, DataError, "do not hold a year"),
+                                 ({"lead_seconds": 7 * H}, ConfigError, "not a multiple")):
+        with pytest.raises(kind, match=words):
+            calibrate(raw_model, data, tmp_path / "out", **{"period": PERIOD, "lead_seconds": 6 * H, **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_says_so_and_a_damaged_or_strange_one_is_refused(made: tuple[Path, Path, Path, Calibration], tmp_path: Path) -> None:
+    raw_model, model, _, calibration = made
+    assert load_calibration(raw_model) is None and "calibrated" not in card_facts(raw_model)
+    assert card_facts(model)["calibrated"].endswith("up to 36h") and "Calibrated" in (model / "README.md").read_text()
+    again = load_calibration(model)
+    assert again is not None
+    np.testing.assert_allclose(again.factor_LCK, calibration.factor_LCK)
+    other = persistence(tmp_path / "other", LatLonGrid(GLOBE.latitude, np.arange(12) * 30.0))
+    model_folder.save_calibrated(other, tmp_path / "strange", calibration.to_dataset())
+    with pytest.raises(CheckpointError, match="of another model"):
+        load_calibration(tmp_path / "strange")
+    content = (tmp_path / "strange" / model_folder.CALIBRATION).read_bytes()
+    (tmp_path / "strange" / model_folder.CALIBRATION).write_bytes(content[:-40])
+    with pytest.raises(CheckpointError, match=r"calibration\.nc was altered"):
+        load_calibration(tmp_path / "strange")
+    assert model_folder.CALIBRATION in json.loads((model / model_folder.MANIFEST).read_text())["files"]
