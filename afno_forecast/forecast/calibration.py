@@ -139,10 +139,8 @@ def calibrate(folder: Path, data: Data, out: Path, *, period: tuple[int, int], l
     states = open_states(data, forecaster.channels)
     require_fit(forecaster, states)
     _require_possible(forecaster, period, lead_seconds)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forecaster.to(device)
-    reference_3CHW = _reference(states, period)
-    made = _regress(forecaster, states, reference_3CHW, period, lead_seconds // forecaster.time_step, inits, batch_size)
+    forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    made = regress(forecaster, states, period=period, num_steps=lead_seconds // forecaster.time_step, inits=inits, batch_size=batch_size)
     model_folder.save_calibrated(folder, out, made.to_dataset())
     for name in ("first", "middle", "last"):
         lead = {"first": 0, "middle": (len(made.lead_seconds) - 1) // 2, "last": -1}[name]
@@ -177,8 +175,9 @@ def _reference(states: States, period: tuple[int, int]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def _regress(forecaster: Forecaster, states: States, reference_3CHW: NDArray[np.float32], period: tuple[int, int], num_steps: int, inits: int,
-             batch_size: int) -> Calibration:
+def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], num_steps: int, inits: int = 24, batch_size: int = 8) -> Calibration:
+    """The calibration of a forecaster, from forecasts of `num_steps` steps; the other arguments are those of `calibrate`."""
+    reference_3CHW = _reference(states, period)
     step, history, grid = forecaster.time_step, forecaster.history, forecaster.grid
     windows = find_windows(states.times, time_step=step, history=history, num_steps=num_steps, start=period[0], end=period[1]).index
     windows = windows[np.unique(np.linspace(0, len(windows) - 1, inits).round().astype(int))]
