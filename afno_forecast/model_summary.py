@@ -47,7 +47,8 @@ def card_facts(folder: Path) -> dict[str, Any]:
         "grid": grid_from_dict(json.loads(attrs["grid"])).describe(),
         "time step": f"{', '.join(map(format_duration, steps))}, history {model.get('history', 1)}",
         "calendar": attrs["calendar"],
-        "other inputs": ", ".join([*model["static"], *model["forcings"]]) or "none",
+        "other inputs": ", ".join([*model["static"], *model["forcings"],
+                                   *(f"advection by {'/'.join(wind)}" for wind in model.get("advected_by", ()))]) or "none",
     }
     if (folder / CALIBRATION).exists():
         with xr.open_dataset(folder / CALIBRATION, engine="netcdf4", decode_times=False) as ds:

@@ -36,6 +36,7 @@ Float = NDArray[np.float64]
 _YEAR_SECONDS = 360 * 86400
 _MOST_REFERENCE_STATES = 1500
 _READ_TOGETHER = 16
+_SHOWN_BAND = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +143,10 @@ def calibrate(folder: Path, data: Data, out: Path, *, period: tuple[int, int], l
     forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     made = regress(forecaster, states, period=period, num_steps=lead_seconds // forecaster.time_step, inits=inits, batch_size=batch_size)
     model_folder.save_calibrated(folder, out, made.to_dataset())
-    for name in ("first", "middle", "last"):
-        lead = {"first": 0, "middle": (len(made.lead_seconds) - 1) // 2, "last": -1}[name]
-        shares = ", ".join(f"{short} {share:.2f}" for short, share in zip(made.channels.shorts, made.factor_LCK[lead].mean(-1), strict=True))
-        echo(f"{format_duration(int(made.lead_seconds[lead]))}: {shares}")
+    band = min(_SHOWN_BAND, made.factor_LCK.shape[2] - 1)
+    for lead in sorted({0, (len(made.lead_seconds) - 1) // 2, len(made.lead_seconds) - 1}):
+        shares = ", ".join(f"{short} {share:.2f}" for short, share in zip(made.channels.shorts, made.factor_LCK[lead, :, band], strict=True))
+        echo(f"{format_duration(int(made.lead_seconds[lead]))}{', waves 2 and 3' if band == _SHOWN_BAND else ''}: {shares}")
     return made
 
 

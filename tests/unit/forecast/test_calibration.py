@@ -1,6 +1,7 @@
 """Calibration: the regression finds what a forecast is worth, forecasts are shrunk by it and by nothing else, and only what fits is calibrated."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,11 @@ def season(times: TimeAxis) -> np.ndarray:
 @pytest.fixture(scope="module", params=[GLOBE, AREA], ids=["globe", "area"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Calibration]:
     """Folder of the model, of the calibrated one, the data, and the calibration."""
-    folder = tmp_path_factory.mktemp("calibration")
+    folder, told = tmp_path_factory.mktemp("calibration"), list[str]()
     model, data = persistence(folder / "model", request.param), weather(folder / "weather.nc", request.param)
-    return model, folder / "calibrated", data, calibrate(model, data, folder / "calibrated", period=PERIOD, lead_seconds=36 * H, inits=150)
+    calibration = calibrate(model, data, folder / "calibrated", period=PERIOD, lead_seconds=36 * H, inits=150, echo=told.append)
+    assert len(told) == 3 and told[0].startswith("6h") and re.search(r"t2m 0\.9\d, sp 0\.[78]\d$", told[0])
+    return model, folder / "calibrated", data, calibration
 
 
 def test_the_regression_finds_what_a_forecast_is_worth(made: tuple[Path, Path, Path, Calibration]) -> None:
