@@ -120,6 +120,7 @@ class Session:
         if self.diagnostics[0] is not None:
             attrs["diagnostic_channels"] = self.diagnostics[0].describe()
         if self.calibration is not None:
+            attrs["title"] = f"Calibrated forecast of {name}"
             attrs["calibration"] = f"anomalies shrunk by regression on {self.calibration.made_from}"
         attrs |= {key: str(self.states.attrs[key]) for key in ("institution", "license") if self.states.attrs.get(key)}
         return attrs if self.perturbation is None else attrs | self.perturbation.describe(self.forecaster)

@@ -101,6 +101,7 @@ def test_a_calibrated_forecast_is_the_raw_one_shrunk_and_nearer_to_the_truth(mad
 
     raw, shrunk = forecast("raw.nc", raw=True), forecast("shrunk.nc", raw=False)
     assert "calibration" not in raw.attrs and "150 forecasts" in shrunk.attrs["calibration"]
+    assert raw.attrs["title"] == "Forecast of persistence" and shrunk.attrs["title"] == "Calibrated forecast of persistence"
     leads = raw["prediction_timedelta"].values.astype("timedelta64[s]").astype(int)
     for number, init in enumerate(raw["time"].values):
         fields = torch.from_numpy(np.stack([raw[c.variable].values[number] for c in CHANNELS], 1))
