@@ -184,6 +184,7 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "convolution alone, advection": (hierarchical(mixer="identity", direct=True), ADVECTED),
     "U-Net, our recipe, advection": (unet(direct=True), ADVECTED),
     "mixer alone, advection, steps of 24 h": (hierarchical(local=False, direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
+    "mixer and convolution, advection, steps of 24 h": (hierarchical(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "U-Net, advection, steps of 24 h": (unet(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "attention": (plain(mixer="attention", patch=(2, 2), width=192, depth=4), COMMON),
 }
