@@ -147,6 +147,7 @@ class Axis:
     group: Any = None
     traffic: Counter[str] = field(default_factory=Counter)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: str) -> list[Tensor]:
         """Send `parts[j]` to process j and receive a tensor of `shapes[i]` from each process i; differentiable.
 
@@ -171,6 +172,7 @@ class Axis:
         """The parts of all processes, joined along a dimension, on every process; differentiable."""
         return torch.cat(self.exchange([part] * self.size, shapes, purpose), dim)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def sum(self, value: Tensor, purpose: str) -> Tensor:
         """The sum of all processes' values, on every process; differentiable."""
         if self.size == 1:
@@ -256,12 +258,6 @@ class Axis:
         self.traffic[purpose] += (sum(send) - send[self.rank]) * flat.element_size()
         dist.all_to_all_single(arrived, flat.contiguous(), receive, send, group=self.group)
         return arrived
-
-
-def never_compile() -> None:
-    """Keep the compiler out of what is sent. Called where it is put to use, for it takes as long to import as torch itself."""
-    for name in ("exchange", "sum"):
-        setattr(Axis, name, torch.compiler.disable(getattr(Axis, name)))  # type: ignore[no-untyped-call]
 
 
 def _count(shape: Sequence[int]) -> int:

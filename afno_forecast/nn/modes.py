@@ -182,9 +182,6 @@ def _make(name: _Table, grid: _Grid, bands: Bands, dtype: torch.dtype, device: t
 _cached = lru_cache(maxsize=256)(_make)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _known(name: _Table, grid: _Grid, bands: Bands, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return _cached(name, grid, bands, dtype, device)
-
-
-# What torch.compiler.assume_constant_result does, which first imports the whole compiler: as long again as torch itself.
-_known._dynamo_marked_constant = True  # type: ignore[attr-defined]

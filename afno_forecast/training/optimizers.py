@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
+from torch.optim import AdamW, Optimizer
 
 from ..config import Strict
 from ..distributed import Axis, divide, is_sharded, own_share, shared_like, whole
@@ -77,39 +76,6 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return result
 
 
-class Optimizer:
-    """Parameters in groups with their settings, and a state of each parameter. Torch's own imports the whole compiler, as long again as torch.
-
-    Args:
-        groups: each with its `params`, and its settings where they differ.
-        settings: of all groups.
-    """
-
-    def __init__(self, groups: Iterable[Mapping[str, Any]], **settings: Any) -> None:
-        self.param_groups = [{**settings, **group, "params": list(group["params"])} for group in groups]
-        self.state: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
-
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        raise NotImplementedError
-
-
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), in torch's arithmetic. Settings: lr, betas, weight_decay."""
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            for p in moving:
-                if not self.state[p]:
-                    self.state[p] |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            averages, squares, steps = ([self.state[p][key] for p in moving] for key in ("exp_avg", "exp_avg_sq", "step"))
-            adamw(moving, [p.grad for p in moving], averages, squares, [], steps, has_complex=any(p.is_complex() for p in moving), amsgrad=False,
-                  beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"], eps=1e-8, maximize=False)
-
-
 class Muon(Optimizer):
     """Momentum, orthogonalised: each matrix or kernel moves by a semi-orthogonal update of root mean square 0.2.
 
@@ -123,11 +89,11 @@ class Muon(Optimizer):
     """
 
     def __init__(self, params: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, world: Axis | None = None) -> None:
-        super().__init__([{"params": params}], lr=lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._world = world or Axis("world")
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; the gradient then holds the orthogonalised update."""
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
@@ -183,8 +149,8 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for parameter in self._all:
-            parameter.grad = None
+        for part in self._parts.values():
+            part.zero_grad(set_to_none=True)
 
     def clip(self) -> Tensor:
         """Scale the whole gradient to at most the configured norm; returns the norm before."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import Strict
 from ..data.loader import Batch, Delivery
-from ..distributed import Mesh, make_mesh, never_compile, shard_weights, world_size
+from ..distributed import Mesh, make_mesh, shard_weights, world_size
 from ..errors import ConfigError
 from ..forecaster import Forecaster
 from ..nn.backbone import set_checkpointing
@@ -120,7 +120,6 @@ def parallelize(forecaster: Forecaster, mesh: Mesh, *, sharded: bool = False, ch
     blocks = [part for part in forecaster.backbone.modules() if isinstance(part, MixerBlock | ResidualBlock)]
     set_checkpointing(forecaster.backbone, checkpointing)
     if compile_blocks:
-        never_compile()
         for block in blocks:
             block.compile()
     layout = Layout(mesh, sharded=sharded and mesh.world.size > 1)
