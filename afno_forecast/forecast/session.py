@@ -156,7 +156,7 @@ class Session:
                 if not bool(torch.isfinite(shown_BCHW).all()):
                     raise self._divergence(shown_BCHW, state.lead_seconds, init_seconds, members)
                 if self.calibration is not None:
-                    shown_BCHW = self.calibration(shown_BCHW, state.lead_seconds, state.valid_seconds)
+                    shown_BCHW = self._calibrated(self.calibration, forecaster, shown_BCHW, state)
             yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, shown_BCHW,
                                 self.channels, forecaster.grid, forecaster.calendar)
             if shown_BCHW is not state.fields_BCHW and self.calibration is None:
@@ -173,6 +173,13 @@ class Session:
         if diagnostic is None:
             return state.fields_BCHW
         return torch.cat([state.fields_BCHW, diagnostic(state.fields_BCHW, forecaster.forcing(state.valid_seconds), state.lead_seconds)], dim=1)
+
+    @staticmethod
+    def _calibrated(calibration: Calibration, forecaster: Forecaster, shown_BCHW: Tensor, state: State) -> Tensor:
+        """Shrunk, and within the model's constraints again: nothing below zero, and the global means that the model keeps."""
+        shrunk_BCHW, count = calibration(shown_BCHW, state.lead_seconds, state.valid_seconds), len(forecaster.channels)
+        kept_BCHW = forecaster.constraints(shrunk_BCHW[:, :count], state.fields_BCHW, forecaster.area_weights_HW)
+        return torch.cat([kept_BCHW, shrunk_BCHW[:, count:]], dim=1)
 
     def _history(self, forecaster: Forecaster, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> Tensor:
         if self.perturbation is None:
