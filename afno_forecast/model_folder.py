@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -38,6 +39,7 @@ CONFIG, WEIGHTS, STATISTICS, CARD, MANIFEST = "config.yaml", "model.safetensors"
 FILES = (CONFIG, WEIGHTS, STATISTICS, CARD)
 DIAGNOSTIC, DIAGNOSTIC_WEIGHTS = "diagnostic.json", "diagnostic.safetensors"
 CALIBRATION = "calibration.nc"
+_CALIBRATED = "Calibrated: anomalies are shrunk to what"
 
 
 def sha256(path: Path) -> str:
@@ -230,8 +232,8 @@ def save_calibrated(source: Path, folder: Path, calibration: xr.Dataset) -> None
         for name in kept:
             shutil.copyfile(source / name, temporary / name)
         calibration.to_netcdf(temporary / CALIBRATION, engine="netcdf4")
-        with (temporary / CARD).open("a") as file:
-            file.write(f"\nCalibrated: anomalies are shrunk to what {calibration.attrs['made_from']} allow to believe.\n")
+        card = re.sub(rf"\n{_CALIBRATED}.*\n", "", (temporary / CARD).read_text())  # of an earlier calibration
+        (temporary / CARD).write_text(f"{card}\n{_CALIBRATED} {calibration.attrs['made_from']} allow to believe.\n")
         write_manifest(temporary, (*kept, CALIBRATION))
 
 
