@@ -11,6 +11,7 @@ ensemble's mean is; the states that are stepped on stay as the model makes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,18 @@ from .. import model_folder
 from ..channels import ChannelSet
 from ..data.samples import find_windows
 from ..data.states import States, open_states
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ..forecaster import Forecaster
 from ..grid import Grid, LatLonGrid
 from ..times import TimeAxis, format_duration, format_instant
 from .initial import Data, require_fit
-from .rollout import rollout
+from .rollout import State, rollout
 
 Float = NDArray[np.float64]
 _YEAR_SECONDS = 360 * 86400
 _MOST_REFERENCE_STATES = 1500
-_READ_TOGETHER = 16
+_READ_BYTES = 2**28
+_LONGEST_GAP = 0.25
 _SHOWN_BAND = 2
 
 
@@ -133,11 +135,18 @@ def calibrate(folder: Path, data: Data, out: Path, *, period: tuple[int, int], l
         echo: prints a line.
 
     Raises:
-        ConfigError: the period is shorter than a year, the grid a box, or the lead no multiple of the model's step.
+        ConfigError: the period is shorter than a year, the grid a box, the lead no multiple of the model's step, or `out` something else than a
+            model folder.
+        DivergenceError: a forecast is not finite.
         DataError, CheckpointError, ResourceError: see errors.py.
     """
+    if Path(out).exists() and not (Path(out) / model_folder.MANIFEST).is_file():
+        raise ConfigError("there is something else than a model, which would be replaced", where=str(out),
+                          fix="give another --out, or remove it first")
     forecaster = model_folder.load(folder)
     states = open_states(data, forecaster.channels)
+    for note in states.notes:
+        echo(f"note: {note}")
     require_fit(forecaster, states)
     _require_possible(forecaster, period, lead_seconds)
     forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -163,16 +172,30 @@ def _require_possible(forecaster: Forecaster, period: tuple[int, int], lead_seco
 def _reference(states: States, period: tuple[int, int]) -> NDArray[np.float32]:
     """Least squares of mean and first annual harmonic over a period, (3, C, H, W)."""
     inside = np.flatnonzero((states.times.seconds >= period[0]) & (states.times.seconds <= period[1]))
-    inside = inside[::max(1, len(inside) // _MOST_REFERENCE_STATES)]
+    stride = max(1, len(inside) // _MOST_REFERENCE_STATES)
+    while math.gcd(stride, 24) > 1:  # else some hours of the day would be left out, and theirs would stand for all
+        stride += 1
+    inside = inside[::stride]
     if not len(inside) or np.ptp(states.times.seconds[inside]) < _YEAR_SECONDS:
         raise DataError("the data do not hold a year of the period", where=states.where, fix="give a period that the data hold")
+    _require_seasons(states, inside)
     harmonics_N3 = _harmonics(states.times.at(inside))
     solver_3N = np.linalg.pinv(harmonics_N3)
     total = np.zeros((3, *states.read(inside[:1]).shape[1:]))
-    for first in range(0, len(inside), _READ_TOGETHER):
-        part = slice(first, first + _READ_TOGETHER)
+    together = max(1, _READ_BYTES // total[0].nbytes)
+    for first in range(0, len(inside), together):
+        part = slice(first, first + together)
         total += np.tensordot(solver_3N[:, part], states.read(inside[part]), 1)
     return total.astype(np.float32)
+
+
+def _require_seasons(states: States, inside: NDArray[np.int64]) -> None:
+    """Raise DataError where a part of the year has no state: its mean would be a continuation of the others'."""
+    fractions = np.sort(states.times.at(inside).year_fraction())
+    gap = float(np.diff(fractions, append=fractions[0] + 1).max())
+    if gap > _LONGEST_GAP:
+        raise DataError(f"the data of the period hold no state in {gap:.0%} of the year: a mean over the seasons needs all of them",
+                        where=states.where, fix="give a period in which the data hold all seasons")
 
 
 @torch.no_grad()
@@ -189,17 +212,31 @@ def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], 
         part = windows[first:first + batch_size]
         history_BTCHW = torch.from_numpy(states.read(part[:, :history].ravel()).reshape(len(part), history, *reference_3CHW.shape[1:])).to(device)
         for state in rollout(forecaster, history_BTCHW, states.times.seconds[part[:, history - 1]], num_steps):
-            expected_BCHW = np.einsum("bk,kchw->bchw", _harmonics(TimeAxis(state.valid_seconds, forecaster.calendar)), reference_3CHW)
-            forecast = _waves(state.fields_BCHW.double().cpu().numpy() - expected_BCHW, grid)
-            truth = _waves(states.read(part[:, history - 1 + state.step]) - expected_BCHW, grid)
-            for number, product in enumerate(((forecast * truth.conj()).real, np.abs(forecast) ** 2)):
-                products[number, state.step - 1] += _by_band((product * area_H1).sum((0, 2)), grid)
+            _require_finite(forecaster, state)
+            harmonics_B3 = _harmonics(TimeAxis(state.valid_seconds, forecaster.calendar))
+            truth_BCHW = states.read(part[:, history - 1 + state.step])
+            for c in range(len(forecaster.channels)):  # in double precision, all together would take many times the memory of the states
+                expected_BHW = np.einsum("bk,khw->bhw", harmonics_B3, reference_3CHW[:, c])
+                forecast = _waves(state.fields_BCHW[:, c].double().cpu().numpy() - expected_BHW, grid)
+                truth = _waves(truth_BCHW[:, c] - expected_BHW, grid)
+                for number, product in enumerate(((forecast * truth.conj()).real, np.abs(forecast) ** 2)):
+                    products[number, state.step - 1, c] += _by_band((product * area_H1).sum((0, 1)), grid)
     factor_LCK = np.clip(products[0] / np.maximum(products[1], np.finfo(float).tiny), 0, 1)
     init_seconds = states.times.seconds[windows[:, history - 1]]
     made_from = (f"{len(windows)} forecasts from {format_instant(int(init_seconds[0]), forecaster.calendar)} to "
                  f"{format_instant(int(init_seconds[-1]), forecaster.calendar)}")
     leads = np.arange(1, num_steps + 1, dtype=np.int64) * step
     return Calibration(leads, factor_LCK, reference_3CHW, forecaster.channels, grid, forecaster.calendar, made_from)
+
+
+def _require_finite(forecaster: Forecaster, state: State) -> None:
+    bad_BC = ~torch.isfinite(state.fields_BCHW).all(dim=-1).all(dim=-1).cpu()
+    if bool(bad_BC.any()):
+        row, channel = (int(i) for i in bad_BC.nonzero()[0])
+        short, lead = forecaster.channels.shorts[channel], format_duration(state.lead_seconds)
+        raise DivergenceError(f"the forecast diverged: {short} is not finite at lead {lead}",
+                              where=f"init {format_instant(int(state.valid_seconds[row]) - state.lead_seconds, forecaster.calendar)}",
+                              fix="calibrate with a shorter --lead-time")
 
 
 def _harmonics(times: TimeAxis) -> Float:
@@ -219,15 +256,15 @@ def _band_of_wave(num_waves: int) -> NDArray[np.int64]:
     return np.array([int(m).bit_length() for m in range(num_waves)])
 
 
-def _waves(field_BCHW: Float, grid: Grid) -> NDArray[np.complex128]:
-    """Zonal coefficients, or the cells themselves where the columns do not go round; (B, C, H, M)."""
-    return np.fft.rfft(field_BCHW) if grid.periodic else field_BCHW.astype(np.complex128)
+def _waves(field_BHW: Float, grid: Grid) -> NDArray[np.complex128]:
+    """Zonal coefficients, or the cells themselves where the columns do not go round; (B, H, M)."""
+    return np.fft.rfft(field_BHW) if grid.periodic else field_BHW.astype(np.complex128)
 
 
-def _by_band(product_CM: Float, grid: Grid) -> Float:
-    """Sums over the wavenumbers of each band, (C, K)."""
+def _by_band(product_M: Float, grid: Grid) -> Float:
+    """Sums over the wavenumbers of each band, (K,)."""
     starts = _bands(grid)
-    return np.asarray(np.add.reduceat(product_CM, starts, axis=-1))
+    return np.asarray(np.add.reduceat(product_M, starts))
 
 
 def _shrunk(anomaly_BCHW: Tensor, factor_CK: Tensor, *, wraps: bool) -> Tensor:

@@ -3,6 +3,8 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ import xarray as xr
 from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.config import Strict, dump_config
-from afno_forecast.errors import CheckpointError, ConfigError, DataError
-from afno_forecast.forecast.calibration import Calibration, calibrate, load_calibration
+from afno_forecast.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from afno_forecast.forecast.calibration import Calibration, calibrate, load_calibration, regress
 from afno_forecast.forecast.produce import Options, produce_forecast
-from afno_forecast.forecast.session import open_session
-from afno_forecast.forecaster import ModelConfig, ModelInputs, build_forecaster
+from afno_forecast.forecast.rollout import State
+from afno_forecast.forecast.session import Session, open_session
+from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import Grid, LatLonGrid
 from afno_forecast.model_summary import card_facts
 from afno_forecast.nn.backbone import HierarchicalConfig
@@ -61,6 +64,24 @@ def weather(path: Path, grid: Grid) -> Path:
                coords={"time": times, **{name: (name, values, {"units": f"degrees_{'north' if name == 'latitude' else 'east'}"})
                                          for name, values in grid.axes.items()}}).to_netcdf(path)
     return path
+
+
+def network(tendency: float = 0.0, scale: float = 1.0, **options: Any) -> Forecaster:
+    """On the globe, not saved; every channel changes by `tendency` times `scale` a step."""
+    config = ModelConfig(forcings=(), static=(), backbone=HierarchicalConfig(widths=(4, 4), depth=1, num_blocks=2), **options)
+    forecaster = build_forecaster(config, ModelInputs(CHANNELS, GLOBE, "proleptic_gregorian", 6 * H, MEAN, STD, np.full(2, scale), {}))
+    with torch.no_grad():
+        next(p for name, p in forecaster.named_parameters() if "head" in name and name.endswith("bias")).fill_(tendency)
+    return forecaster.eval()
+
+
+def states_of(seconds: np.ndarray) -> Any:
+    """States of which all cells of all channels are the cosine of the time of day."""
+    def read(rows: Any) -> np.ndarray:
+        value = np.cos(2 * np.pi * (seconds[rows] % 86400) / 86400)
+        return np.broadcast_to(value[:, None, None, None], (len(value), 2, *GLOBE.shape)).astype(np.float32)
+
+    return SimpleNamespace(times=TimeAxis(seconds, "proleptic_gregorian"), read=read, where="here")
 
 
 def season(times: TimeAxis) -> np.ndarray:
@@ -175,3 +196,49 @@ def test_the_folder_says_so_and_a_damaged_or_strange_one_is_refused(made: tuple[
     with pytest.raises(CheckpointError, match=r"calibration\.nc was altered"):
         load_calibration(tmp_path / "strange")
     assert model_folder.CALIBRATION in json.loads((model / model_folder.MANIFEST).read_text())["files"]
+
+
+def test_states_of_all_hours_make_the_reference() -> None:
+    seconds = 6 * H * np.arange(6000)  # every fourth of which would be of one hour
+    found = regress(network(), states_of(seconds), period=(0, int(seconds[-1])), num_steps=1, inits=2).reference_3CHW
+    assert np.abs(found).max() < 0.01
+
+
+def test_data_that_lack_a_season_are_refused() -> None:
+    seconds = 6 * H * np.arange(6000)
+    summer = seconds[(seconds // 86400) % 365 < 200]
+    with pytest.raises(DataError, match=r"no state in 4\d% of the year"):
+        regress(network(), states_of(summer), period=(0, int(seconds[-1])), num_steps=1, inits=2)
+
+
+def test_forecasts_that_diverge_calibrate_nothing() -> None:
+    seconds = 6 * H * np.arange(1600)
+    with pytest.raises(DivergenceError, match=r"t2m is not finite at lead 12h\n.*1970-01-01T00"):
+        regress(network(1.0, 2e38), states_of(seconds), period=(0, int(seconds[-1])), num_steps=3, inits=2)
+
+
+def test_what_is_shown_keeps_the_constraints_of_the_model() -> None:
+    forecaster = network(constraints={"nonnegative": ["2m_temperature"], "conserved": ["surface_pressure"]})
+    reference = np.full((3, 2, *GLOBE.shape), -4.0, np.float32)
+    calibration = Calibration(np.array([6 * H]), np.full((1, 2, 4), 0.5), reference, CHANNELS, GLOBE, "proleptic_gregorian", "nothing")
+    state = torch.rand(1, 2, *GLOBE.shape, generator=torch.Generator().manual_seed(3))
+    told = torch.full((1, 1, *GLOBE.shape), -1.0)
+    shown = Session._calibrated(calibration, forecaster, torch.cat([state, told], 1), State(1, 6 * H, np.array([0]), state))
+    assert float(calibration(state, 6 * H, np.array([0]))[:, 0].max()) < 0 and float(shown[:, 0].abs().max()) == 0
+    area = forecaster.area_weights_HW
+    torch.testing.assert_close((shown[0, 1] * area).mean(), (state[0, 1] * area).mean())
+    torch.testing.assert_close(shown[:, 2:], told)
+
+
+def test_no_other_folder_is_replaced_and_the_card_tells_of_one_calibration(tmp_path: Path) -> None:
+    model = persistence(tmp_path / "model", GLOBE)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "notes.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else than a model"):
+        calibrate(model, tmp_path / "absent.nc", tmp_path / "precious", period=PERIOD, lead_seconds=6 * H)
+    assert (tmp_path / "precious" / "notes.txt").exists()
+    for made_from in ("two forecasts", "three forecasts"):
+        calibration = Calibration(np.array([6 * H]), np.ones((1, 2, 4)), np.zeros((3, 2, *GLOBE.shape), np.float32), CHANNELS, GLOBE,
+                                  "proleptic_gregorian", made_from)
+        model_folder.save_calibrated(model, model, calibration.to_dataset())
+    assert (model / "README.md").read_text() == "# persistence\n\nCalibrated: anomalies are shrunk to what three forecasts allow to believe.\n"
