@@ -3,15 +3,14 @@
 A forecast that has lost its skill still swings as much as the truth, so that its error is larger than the climatology's. The regression of the true
 anomaly o on the forecast's anomaly f, o = a f with a = sum(f o) / sum(f f), shrinks it to what is right on average (Lorenz 1977, Monthly Weather
 Review 105, 590: damped anomalies); here for each lead, channel and octave of the zonal wavenumber, area-weighted, limited to 0..1. Anomalies are
-from the mean and the first annual harmonic of each cell over the same period. What comes out is the mean to expect, smooth at long leads as an
-ensemble's mean is; the states that are stepped on stay as the model makes them.
+from the mean and the first annual harmonic of each cell and hour of the day over the same period. What comes out is the mean to expect, smooth at
+long leads as an ensemble's mean is; the states that are stepped on stay as the model makes them.
 """
 
-# B batch, T history, L lead, C channel, M zonal wavenumber, K band, H latitude row, W longitude column
+# B batch, T history, S hour of the day, L lead, C channel, M zonal wavenumber, K band, H latitude row, W longitude column
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +48,16 @@ class Calibration:
         lead_seconds: ascending; shape (L,).
         factor_LCK: of the anomaly, in 0..1; band 0 is the zonal mean, band k the zonal wavenumbers from 2^(k-1) to 2^k - 1. One band where the
             columns do not go round the globe.
-        reference_3CHW: mean, cosine and sine of the year, physical units.
+        hours_S: hours of the day that states are at, seconds, ascending.
+        reference_S3CHW: mean, cosine and sine of the year at each of these hours, physical units.
         channels, grid, calendar: of the forecasts.
         made_from: the forecasts of the regression, in words.
     """
 
     lead_seconds: NDArray[np.int64]
     factor_LCK: Float
-    reference_3CHW: NDArray[np.float32]
+    hours_S: NDArray[np.int64]
+    reference_S3CHW: NDArray[np.float32]
     channels: ChannelSet
     grid: Grid
     calendar: str
@@ -71,13 +72,15 @@ class Calibration:
             valid_seconds: seconds since 1970 in the calendar; shape (B,).
         """
         lead = int(np.flatnonzero(self.lead_seconds == lead_seconds)[0])
-        reference = torch.from_numpy(self.reference_3CHW).to(fields_BCHW.device)
-        harmonics_B3 = torch.from_numpy(_harmonics(TimeAxis(valid_seconds, self.calendar))).to(reference)
-        expected_BCHW = torch.einsum("bk,kchw->bchw", harmonics_B3, reference)
+        expected_BCHW = torch.from_numpy(self.expected(valid_seconds)).to(fields_BCHW.device)
+        factor_CK = torch.from_numpy(self.factor_LCK[lead]).to(expected_BCHW)
         count = len(self.channels)
-        factor_CK = torch.from_numpy(self.factor_LCK[lead]).to(reference)
         shrunk_BCHW = expected_BCHW + _shrunk(fields_BCHW[:, :count] - expected_BCHW, factor_CK, wraps=self.grid.periodic)
         return torch.cat([shrunk_BCHW, fields_BCHW[:, count:]], dim=1)
+
+    def expected(self, valid_seconds: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The state that anomalies at some instants are from, (B, C, H, W). Raises ConfigError at an hour that the calibration lacks."""
+        return _expected(self.hours_S, self.reference_S3CHW, TimeAxis(valid_seconds, self.calendar))
 
     def require(self, forecaster: Forecaster, lead_seconds: int) -> None:
         """Raise ConfigError where forecasts of this model as far as this lead are not what was calibrated."""
@@ -94,8 +97,9 @@ class Calibration:
         rows, columns = self.grid.axes
         return xr.Dataset(
             {"factor": (("lead_time", "channel", "band"), self.factor_LCK, {"long_name": "share of the forecast's anomaly to believe"}),
-             "reference": (("harmonic", "channel", rows, columns), self.reference_3CHW, {"long_name": "state that anomalies are from"})},
-            coords={"lead_time": ("lead_time", self.lead_seconds, {"long_name": "seconds since the init time"}),
+             "reference": (("hour", "harmonic", "channel", rows, columns), self.reference_S3CHW, {"long_name": "state that anomalies are from"})},
+            coords={"hour": ("hour", self.hours_S, {"long_name": "seconds of the day"}),
+                    "lead_time": ("lead_time", self.lead_seconds, {"long_name": "seconds since the init time"}),
                     "channel": list(self.channels.names), "harmonic": ["mean", "cosine of the year", "sine of the year"]},
             attrs={"made_from": self.made_from})
 
@@ -110,9 +114,9 @@ def load_calibration(folder: Path) -> Calibration | None:
     try:
         with xr.open_dataset(path, engine="netcdf4", decode_times=False) as ds:
             ds.load()
-        made = Calibration(ds["lead_time"].values.astype(np.int64), ds["factor"].values.astype(np.float64), ds["reference"].values.astype(np.float32),
-                           inputs.channels, inputs.grid, inputs.calendar, str(ds.attrs["made_from"]))
-        fits = tuple(ds["channel"].values.astype(str)) == inputs.channels.names and made.reference_3CHW.shape[2:] == inputs.grid.shape
+        made = Calibration(ds["lead_time"].values.astype(np.int64), ds["factor"].values.astype(np.float64), ds["hour"].values.astype(np.int64),
+                           ds["reference"].values.astype(np.float32), inputs.channels, inputs.grid, inputs.calendar, str(ds.attrs["made_from"]))
+        fits = tuple(ds["channel"].values.astype(str)) == inputs.channels.names and made.reference_S3CHW.shape[3:] == inputs.grid.shape
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"the calibration cannot be read: {error}", where=str(path), fix="calibrate the model again") from error
     if not fits or made.factor_LCK.shape[2] != len(_bands(inputs.grid)):
@@ -169,24 +173,36 @@ def _require_possible(forecaster: Forecaster, period: tuple[int, int], lead_seco
                           where="--lead-time", fix="use a multiple")
 
 
-def _reference(states: States, period: tuple[int, int]) -> NDArray[np.float32]:
-    """Least squares of mean and first annual harmonic over a period, (3, C, H, W)."""
+def _reference(states: States, period: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Least squares of mean and first annual harmonic over a period, at each hour of the day that has states; (S,) and (S, 3, C, H, W)."""
     inside = np.flatnonzero((states.times.seconds >= period[0]) & (states.times.seconds <= period[1]))
-    stride = max(1, len(inside) // _MOST_REFERENCE_STATES)
-    while math.gcd(stride, 24) > 1:  # else some hours of the day would be left out, and theirs would stand for all
-        stride += 1
-    inside = inside[::stride]
     if not len(inside) or np.ptp(states.times.seconds[inside]) < _YEAR_SECONDS:
         raise DataError("the data do not hold a year of the period", where=states.where, fix="give a period that the data hold")
-    _require_seasons(states, inside)
-    harmonics_N3 = _harmonics(states.times.at(inside))
-    solver_3N = np.linalg.pinv(harmonics_N3)
-    total = np.zeros((3, *states.read(inside[:1]).shape[1:]))
-    together = max(1, _READ_BYTES // total[0].nbytes)
-    for first in range(0, len(inside), together):
-        part = slice(first, first + together)
-        total += np.tensordot(solver_3N[:, part], states.read(inside[part]), 1)
-    return total.astype(np.float32)
+    hours_S, number = np.unique(states.times.at(inside).second_of_day(), return_inverse=True)
+    references = []
+    for hour in range(len(hours_S)):
+        rows = inside[number == hour]
+        rows = rows[::max(1, len(rows) * len(hours_S) // _MOST_REFERENCE_STATES)]
+        _require_seasons(states, rows)
+        solver_3N = np.linalg.pinv(_harmonics(states.times.at(rows)))
+        total = np.zeros((3, *states.read(rows[:1]).shape[1:]))
+        together = max(1, _READ_BYTES // total[0].nbytes)
+        for first in range(0, len(rows), together):
+            part = slice(first, first + together)
+            total += np.tensordot(solver_3N[:, part], states.read(rows[part]), 1)
+        references.append(total.astype(np.float32))
+    return hours_S.astype(np.int64), np.stack(references)
+
+
+def _expected(hours_S: NDArray[np.int64], reference_S3CHW: NDArray[np.float32], times: TimeAxis) -> NDArray[np.float32]:
+    """The state to expect at each instant, (B, C, H, W)."""
+    hours_B = times.second_of_day()
+    absent = sorted(set(hours_B.tolist()) - set(hours_S.tolist()))
+    if absent:
+        known, wanted = (", ".join(f"{hour / 3600:g}" for hour in hours) for hours in (hours_S, absent))
+        raise ConfigError(f"the calibration knows the hours {known} of the day, not {wanted}", where="--init", fix="add --raw, or calibrate again")
+    parts = zip(_harmonics(times).astype(np.float32), np.searchsorted(hours_S, hours_B), strict=True)
+    return np.stack([np.tensordot(weights, reference_S3CHW[number], 1) for weights, number in parts])
 
 
 def _require_seasons(states: States, inside: NDArray[np.int64]) -> None:
@@ -201,7 +217,7 @@ def _require_seasons(states: States, inside: NDArray[np.int64]) -> None:
 @torch.no_grad()
 def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], num_steps: int, inits: int = 24, batch_size: int = 8) -> Calibration:
     """The calibration of a forecaster, from forecasts of `num_steps` steps; the other arguments are those of `calibrate`."""
-    reference_3CHW = _reference(states, period)
+    hours_S, reference_S3CHW = _reference(states, period)
     step, history, grid = forecaster.time_step, forecaster.history, forecaster.grid
     windows = find_windows(states.times, time_step=step, history=history, num_steps=num_steps, start=period[0], end=period[1]).index
     windows = windows[np.unique(np.linspace(0, len(windows) - 1, inits).round().astype(int))]
@@ -210,15 +226,14 @@ def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], 
     device = forecaster.area_weights_HW.device
     for first in range(0, len(windows), batch_size):
         part = windows[first:first + batch_size]
-        history_BTCHW = torch.from_numpy(states.read(part[:, :history].ravel()).reshape(len(part), history, *reference_3CHW.shape[1:])).to(device)
+        history_BTCHW = torch.from_numpy(states.read(part[:, :history].ravel()).reshape(len(part), history, *reference_S3CHW.shape[2:])).to(device)
         for state in rollout(forecaster, history_BTCHW, states.times.seconds[part[:, history - 1]], num_steps):
             _require_finite(forecaster, state)
-            harmonics_B3 = _harmonics(TimeAxis(state.valid_seconds, forecaster.calendar))
+            expected_BCHW = _expected(hours_S, reference_S3CHW, TimeAxis(state.valid_seconds, forecaster.calendar))
             truth_BCHW = states.read(part[:, history - 1 + state.step])
             for c in range(len(forecaster.channels)):  # in double precision, all together would take many times the memory of the states
-                expected_BHW = np.einsum("bk,khw->bhw", harmonics_B3, reference_3CHW[:, c])
-                forecast = _waves(state.fields_BCHW[:, c].double().cpu().numpy() - expected_BHW, grid)
-                truth = _waves(truth_BCHW[:, c] - expected_BHW, grid)
+                forecast = _waves(state.fields_BCHW[:, c].double().cpu().numpy() - expected_BCHW[:, c], grid)
+                truth = _waves(truth_BCHW[:, c].astype(np.float64) - expected_BCHW[:, c], grid)
                 for number, product in enumerate(((forecast * truth.conj()).real, np.abs(forecast) ** 2)):
                     products[number, state.step - 1, c] += _by_band((product * area_H1).sum((0, 1)), grid)
     factor_LCK = np.clip(products[0] / np.maximum(products[1], np.finfo(float).tiny), 0, 1)
@@ -226,7 +241,7 @@ def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], 
     made_from = (f"{len(windows)} forecasts from {format_instant(int(init_seconds[0]), forecaster.calendar)} to "
                  f"{format_instant(int(init_seconds[-1]), forecaster.calendar)}")
     leads = np.arange(1, num_steps + 1, dtype=np.int64) * step
-    return Calibration(leads, factor_LCK, reference_3CHW, forecaster.channels, grid, forecaster.calendar, made_from)
+    return Calibration(leads, factor_LCK, hours_S, reference_S3CHW, forecaster.channels, grid, forecaster.calendar, made_from)
 
 
 def _require_finite(forecaster: Forecaster, state: State) -> None:
