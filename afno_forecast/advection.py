@@ -23,7 +23,6 @@ from .errors import ConfigError, DataError
 from .grid import Grid, LatLonGrid
 from .nn.padding import pad
 from .sphere import EARTH_RADIUS_KM
-from .vocabulary import VARIABLES
 
 _TINY = 1e-6
 
@@ -51,10 +50,9 @@ class Advection(nn.Module):
         if not isinstance(grid, LatLonGrid):
             raise ConfigError(f"winds carry a state over the sphere, not over a {grid.describe()}", where="model.advected_by", fix="leave it out")
         self.boundary, self.wraps = grid.boundary, grid.periodic
-        vectors = {variable.name for variable in VARIABLES if variable.is_vector}
         self._winds = [(_component(east, channels, "u"), _component(north, channels, "v")) for east, north in winds]
         tensors = {
-            "parity_C": torch.tensor([-1.0 if channel.variable in vectors else 1.0 for channel in channels]),
+            "parity_C": torch.tensor([-1.0 if channel.is_vector else 1.0 for channel in channels]),
             "latitude_H1": torch.from_numpy(np.deg2rad(grid.latitude)).float()[:, None],
             "longitude_W": torch.from_numpy(np.deg2rad(grid.longitude)).float(),
             "rows_P": torch.from_numpy(np.deg2rad(_rows(grid))).float(),
@@ -127,8 +125,7 @@ def _component(name: str, channels: ChannelSet, axis: str) -> int:
     except DataError as error:
         raise ConfigError(error.what, where="model.advected_by", fix=error.fix) from error
     channel = channels.channels[number]
-    short = next((variable.short for variable in VARIABLES if variable.is_vector and variable.name == channel.variable), "")
-    if not short.startswith(axis):
+    if not (channel.is_vector and channel.short.startswith(axis)):
         wanted = {"u": "eastward", "v": "northward"}[axis]
         raise ConfigError(f"'{name}' is not the {wanted} component of a wind", where="model.advected_by", fix="name pairs such as [u850, v850]")
     return number

@@ -48,6 +48,12 @@ class Channel:
         """`z500` or `t2m`."""
         return vocabulary.short_name(self.variable, self.level)
 
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a component of a horizontal vector, which changes sign where a meridian goes on over a pole."""
+        known = vocabulary.find_variable(self.variable)
+        return known is not None and known.is_vector
+
 
 @dataclass(frozen=True)
 class ChannelSet:

@@ -28,7 +28,6 @@ from .nn.legacy import LegacyConfig
 from .noise import NoiseFields
 from .normalize import Normalizer
 from .times import format_duration, parse_duration
-from .vocabulary import VARIABLES
 
 ForcingName = Literal["toa_radiation", "sin_latitude", "cos_latitude", "sin_longitude", "cos_longitude", "sin_day_of_year", "cos_day_of_year",
                       "sin_local_time", "cos_local_time"]
@@ -277,8 +276,7 @@ def _vector_parity(config: ModelConfig, channels: ChannelSet) -> list[int] | Non
     """-1 for components of vectors, +1 for scalars; None unless asked for. Raises ConfigError where it is asked for and would do nothing."""
     if not config.vector_parity:
         return None
-    vectors = {variable.name for variable in VARIABLES if variable.is_vector}
-    parity = [-1 if channel.variable in vectors else 1 for channel in channels]
+    parity = [-1 if channel.is_vector else 1 for channel in channels]
     if isinstance(config.backbone, LegacyConfig) or min(parity) > 0:
         raise ConfigError("vector_parity does nothing for published networks, or where no channel is a component of the wind",
                           where="model.vector_parity", fix="leave it out")
