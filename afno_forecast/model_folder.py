@@ -213,28 +213,20 @@ def save_diagnostic(source: Path, folder: Path, *, diagnostic: Diagnostic, weigh
     Raises:
         ResourceError: it cannot be written, as on a full disk.
     """
-    kept = [name for name in check_manifest(source, FILES) if name not in (DIAGNOSTIC, DIAGNOSTIC_WEIGHTS)]
-    with _replaced(folder) as temporary:
-        for name in kept:
-            shutil.copyfile(source / name, temporary / name)
+    with _amended(source, folder, (DIAGNOSTIC, DIAGNOSTIC_WEIGHTS)) as temporary:
         with (temporary / CARD).open("a") as file:
             file.write(card)
         facts = {"diagnostic": diagnostic.config.model_dump(mode="json"), "channels": diagnostic.outputs.to_list()}
         (temporary / DIAGNOSTIC).write_text(json.dumps(facts, indent=1) + "\n")
         _write_weights(temporary / DIAGNOSTIC_WEIGHTS, weights)
-        write_manifest(temporary, (*kept, DIAGNOSTIC, DIAGNOSTIC_WEIGHTS))
 
 
 def save_calibrated(source: Path, folder: Path, calibration: xr.Dataset) -> None:
     """Write a model folder that is another one with a calibration in place of any that it had. Raises CheckpointError, ResourceError."""
-    kept = [name for name in check_manifest(source, FILES) if name != CALIBRATION]
-    with _replaced(folder) as temporary:
-        for name in kept:
-            shutil.copyfile(source / name, temporary / name)
+    with _amended(source, folder, (CALIBRATION,)) as temporary:
         calibration.to_netcdf(temporary / CALIBRATION, engine="netcdf4")
         card = re.sub(rf"\n{_CALIBRATED}.*\n", "", (temporary / CARD).read_text())  # of an earlier calibration
         (temporary / CARD).write_text(f"{card}\n{_CALIBRATED} {calibration.attrs['made_from']} allow to believe.\n")
-        write_manifest(temporary, (*kept, CALIBRATION))
 
 
 def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
@@ -258,6 +250,17 @@ def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
     diagnostic = Diagnostic(config, forecaster, outputs)
     load_weights(diagnostic, weights, path.with_name(DIAGNOSTIC_WEIGHTS))
     return diagnostic.eval()
+
+
+@contextlib.contextmanager
+def _amended(source: Path, folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """A copy of a model folder, to be given files of these names in place of its own; sealed at the end. Raises CheckpointError, ResourceError."""
+    kept = tuple(name for name in check_manifest(source, FILES) if name not in names)
+    with _replaced(folder) as temporary:
+        for name in kept:
+            shutil.copyfile(source / name, temporary / name)
+        yield temporary
+        write_manifest(temporary, (*kept, *names))
 
 
 @contextlib.contextmanager
