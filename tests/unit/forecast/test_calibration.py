@@ -244,3 +244,16 @@ def test_no_other_folder_is_replaced_and_the_card_tells_of_one_calibration(tmp_p
                                   GLOBE, "proleptic_gregorian", made_from)
         model_folder.save_calibrated(model, model, calibration.to_dataset())
     assert (model / "README.md").read_text() == "# persistence\n\nCalibrated: anomalies are shrunk to what three forecasts allow to believe.\n"
+
+
+def test_a_calibration_leaves_a_diagnostic_network_in_the_folder(tmp_path: Path) -> None:
+    model = persistence(tmp_path / "model", GLOBE)
+    others = (model_folder.DIAGNOSTIC, model_folder.DIAGNOSTIC_WEIGHTS)
+    for name in others:
+        (model / name).write_text(name)
+    model_folder.write_manifest(model, (*model_folder.FILES, *others))
+    calibration = Calibration(np.array([6 * H]), np.ones((1, 2, 4)), np.array([0]), np.zeros((1, 3, 2, *GLOBE.shape), np.float32), CHANNELS,
+                              GLOBE, "proleptic_gregorian", "one forecast")
+    model_folder.save_calibrated(model, tmp_path / "both", calibration.to_dataset())
+    assert set(model_folder.check_manifest(tmp_path / "both", ())) == {*model_folder.FILES, *others, model_folder.CALIBRATION}
+    assert [(tmp_path / "both" / name).read_text() for name in others] == list(others)
