@@ -52,7 +52,7 @@ class Forecaster(nn.Module):
         predicts: what the network gives.
         constraints: what every step keeps; nothing by default.
         noise: fields that members of an ensemble differ by; none by default.
-        advection: the change that K winds alone would bring about, which the network reads in units of the tendency's standard deviation; none by
+        advection: the change that K winds alone would bring about, which the network reads in units of the state's standard deviation; none by
             default.
 
     Raises ConfigError for steps that cannot be combined (see `check_steps`), or whose statistics are missing.
@@ -132,7 +132,7 @@ class Forecaster(nn.Module):
             inputs.append(silence if noise_BNHW is None else noise_BNHW)
         if self.advection is not None:
             change_BKCHW = self.advection(history_BTCHW[:, -1], step).unflatten(1, (-1, len(self.channels)))
-            inputs.append(self.normalizer.encode_tendency(change_BKCHW, self._number_of(step)).flatten(1, 2))
+            inputs.append(self.normalizer.encode_change(change_BKCHW).flatten(1, 2))
         network_input, condition = torch.cat(inputs, dim=1), self.condition(step, len(history_BTCHW))
         scaled_BCHW = rolled(self.backbone, network_input, *condition, roll=roll) if any(roll) else self.backbone(network_input, *condition)
         if self.predicts == "state":

@@ -67,9 +67,9 @@ class Normalizer(nn.Module):
         """Standard deviation of the change over the model's step number `step`, shortest first; physical units, shape (C,)."""
         return self.tendency_std_C if step == 0 else self.longer_tendency_std_SC[step - 1]
 
-    def encode_tendency(self, change: Tensor, step: int = 0) -> Tensor:
-        """Change over a model step (..., C, H, W), physical units, in units of the tendency's standard deviation, in float32."""
-        return change.float() / self.tendency_std(step)[:, None, None]
+    def encode_change(self, change: Tensor) -> Tensor:
+        """Change of a state (..., C, H, W), physical units, in units of the state's standard deviation, in float32."""
+        return change.float() / self.std_C[:, None, None]
 
     def decode_tendency(self, scaled: Tensor, step: int = 0) -> Tensor:
         """Tendency in units of its standard deviation (..., C, H, W) to physical units a model step, in float32."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from skill import Rows, Setting, arguments, run, slug, table
+from skill import Rows, Setting, arguments, precisions_of, run, slug, table
 from skill_networks import ADVECTED, OURS, SKILL_ROWS, WIDER, hierarchical, plain, unet
 
 from afno_forecast.training.loss import LossConfig
@@ -71,7 +71,7 @@ def main() -> None:
     names = args.rows.split(",")
     rows = {name: row for name, row in ABLATION_ROWS.items() if slug(name) in names}
     run(Setting(args.store, args.train, args.validation), rows, [int(seed) for seed in args.seeds.split(",")], args.seconds, args.out,
-        num_inits=args.inits)
+        num_inits=args.inits, precisions=precisions_of(args))
     print(table(args.out))
 
 

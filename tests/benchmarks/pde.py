@@ -157,7 +157,7 @@ def run_row(setting: Setting, name: str, row: Row, args: argparse.Namespace, cos
         grids = {"x".join(map(str, setting.store.grid.shape)): score(forecaster, setting.store, args.test, args.inits)}
         for finer in map(Store.open, args.finer):
             grids["x".join(map(str, finer.grid.shape))] = score(on_grid(setting, forecaster, name, finer), finer, args.test, args.inits)
-        path.write_text(json.dumps({**figures, "row": name, "seconds": args.seconds, "cost": costs[name], "grids": grids}, indent=1) + "\n")
+        path.write_text(json.dumps({**figures, "row": name, "seconds": args.seconds, "cost": costs[name].seconds, "grids": grids}, indent=1) + "\n")
     result: dict[str, Any] = json.loads(path.read_text())
     return result
 

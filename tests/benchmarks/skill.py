@@ -5,6 +5,7 @@
 Cost: the CPU seconds of one update of each row (batch, forward, backward, optimiser; data reading included) at rollouts of one and two steps are
 measured first, all rows in turn within every repeat, so that a busy machine meets all of them; longer rollouts follow linearly. The budget in
 seconds then gives each row its number of updates in each stage. What a row trains, and so its score, does not depend on what else the machine does.
+With `--precision auto` every row is trained in whichever of float32 and bfloat16 makes its updates cheaper; scores are taken in float32.
 A row that is done is not trained again: OUT/NAME-seed.json holds it; OUT/costs.json the costs (rows added later are measured beside `ours`).
 
 Each row is scored twice: as it is, and calibrated (`afno-forecast calibrate`: 24 forecasts over the training period after the training, whose cost is
@@ -17,11 +18,13 @@ evenly spread instants of the validation period.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from skill_networks import SKILL_ROWS, Build, Recipe
+from skill_networks import OURS, SKILL_ROWS, Build, Recipe
 
 from afno_forecast.data.loader import Loader
 from afno_forecast.data.samples import find_windows
@@ -45,7 +48,7 @@ from afno_forecast.model_folder import load_weights
 from afno_forecast.training.config import TrainingConfig
 from afno_forecast.training.loss import RolloutLoss
 from afno_forecast.training.optimizers import Optimizers, WeightAverage
-from afno_forecast.training.run import Run
+from afno_forecast.training.run import Precision, Run
 from afno_forecast.training.schedule import Budget, Stage
 from afno_forecast.training.train import fit
 from afno_forecast.training.validation import ValidationConfig, Validator
@@ -93,10 +96,22 @@ class Setting:
                       period=self.train)
 
 
-def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, list[float]]:
-    """CPU seconds of one update at rollouts of one and of two steps, by row: medians over the repeats."""
-    made: dict[tuple[str, int], Callable[[], None]] = {}
-    for name, (build, recipe) in rows.items():
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds of one update at rollouts of one and of two steps, and the precision it is computed in."""
+
+    precision: Precision
+    seconds: tuple[float, float]
+
+    def scaled(self, factor: float) -> Cost:
+        """The same with other seconds."""
+        return replace(self, seconds=(factor * self.seconds[0], factor * self.seconds[1]))
+
+
+def measure_costs(setting: Setting, rows: Rows, precisions: Sequence[Precision], repeats: int = 5) -> dict[str, Cost]:
+    """The cost of each row in the precision that makes it cheapest: medians over the repeats."""
+    made: dict[tuple[str, Precision, int], Callable[[], None]] = {}
+    for (name, (build, recipe)), precision in itertools.product(rows.items(), precisions):
         forecaster = setting.forecaster((build, recipe), 1)
         optimizers, average = Optimizers(forecaster, recipe.optimizer), WeightAverage(forecaster, recipe.average)
         loss = RolloutLoss(recipe.loss, forecaster, seed=1)
@@ -104,33 +119,39 @@ def measure_costs(setting: Setting, rows: Rows, repeats: int = 5) -> dict[str, l
             batches = setting.loader(forecaster, 1, recipe.batch).batches(steps, stage=0)
 
             def update(forecaster: Forecaster = forecaster, loss: RolloutLoss = loss, optimizers: Optimizers = optimizers,
-                       average: WeightAverage = average, batches: Any = batches, steps: int = steps) -> None:
+                       average: WeightAverage = average, batches: Any = batches, steps: int = steps, precision: str = precision) -> None:
                 optimizers.zero_grad()
-                loss(next(batches), steps).backward()  # type: ignore[no-untyped-call]
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                    value = loss(next(batches), steps)
+                value.backward()  # type: ignore[no-untyped-call]
                 optimizers.clip()
                 optimizers.step(1e-4)
                 average.update(forecaster)
 
-            made[name, steps] = update
-    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in made}
+            made[name, precision, steps] = update
+    seconds: dict[tuple[str, Precision, int], list[float]] = {key: [] for key in made}
     for repeat in range(-1, repeats):
         for key, update in made.items():
             began = time.process_time()
             update()
             if repeat >= 0:
                 seconds[key].append(time.process_time() - began)
-    return {name: [statistics.median(seconds[name, steps]) for steps in (1, 2)] for name in rows}
+    costs = {name: [Cost(precision, tuple(statistics.median(seconds[name, precision, steps]) for steps in (1, 2)))
+                    for precision in precisions] for name in rows}
+    return {name: min(found, key=lambda cost: sum(cost.seconds)) for name, found in costs.items()}
 
 
-def known_costs(setting: Setting, rows: Rows, path: Path, ours: Row = SKILL_ROWS["ours"], repeats: int = 5) -> dict[str, list[float]]:
+def known_costs(setting: Setting, rows: Rows, path: Path, ours: Row = SKILL_ROWS["ours"], *, repeats: int = 5,
+                precisions: Sequence[Precision] = ("float32",)) -> dict[str, Cost]:
     """The costs on file; rows not there are measured beside `ours` and put on its scale."""
-    known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+    read = json.loads(path.read_text()) if path.exists() else {}
+    known = {name: Cost(item["precision"], tuple(item["seconds"])) for name, item in read.items()}
     missing = {name: row for name, row in rows.items() if name not in known}
     if missing:
-        measured = measure_costs(setting, {"ours": ours, **missing}, repeats)
-        scale = known["ours"][0] / measured["ours"][0] if known else 1.0
-        known |= {name: [scale * s for s in measured[name]] for name in measured if name not in known}
-        path.write_text(json.dumps(known, indent=1) + "\n")
+        measured = measure_costs(setting, {"ours": ours, **missing}, precisions, repeats)
+        scale = known["ours"].seconds[0] / measured["ours"].seconds[0] if known else 1.0
+        known |= {name: cost.scaled(scale) for name, cost in measured.items() if name not in known}
+        path.write_text(json.dumps({name: asdict(cost) for name, cost in known.items()}, indent=1) + "\n")
     return known
 
 
@@ -146,13 +167,13 @@ def stages_for(cost: Sequence[float], recipe: Recipe, seconds: float) -> tuple[i
     return round(sum(counts)), stages
 
 
-def train_row(setting: Setting, row: Row, cost: Sequence[float], seed: int, seconds: float, folder: Path) -> tuple[Forecaster, dict[str, Any]]:
+def train_row(setting: Setting, row: Row, cost: Cost, seed: int, seconds: float, folder: Path) -> tuple[Forecaster, dict[str, Any]]:
     """Train one row; returns the forecaster with its final weights, and figures of the training."""
     _, recipe = row
     forecaster = setting.forecaster(row, seed)
-    num_updates, stages = stages_for(cost, recipe, seconds)
+    num_updates, stages = stages_for(cost.seconds, recipe, seconds)
     config = TrainingConfig(budget=Budget(train_steps=num_updates), batch_size=recipe.batch, stages=stages, optimizer=recipe.optimizer,
-                            loss=recipe.loss, average=recipe.average, precision="float32", checkpoint_minutes=1000, threads=1)
+                            loss=recipe.loss, average=recipe.average, precision=cost.precision, checkpoint_minutes=1000, threads=1)
     validator = Validator(setting.store, forecaster, ValidationConfig(count=1, inits=4, lead_time="1d"), start=setting.validation[0],
                           end=setting.validation[1])
     kept: dict[str, torch.Tensor] = {}
@@ -267,10 +288,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run(setting: Setting, rows: Rows, seeds: Sequence[int], seconds: float, out: Path, *, num_inits: int, stable: Sequence[str] = ()) -> None:
+def run(setting: Setting, rows: Rows, seeds: Sequence[int], seconds: float, out: Path, *, num_inits: int, precisions: Sequence[Precision],
+        stable: Sequence[str] = ()) -> None:
     """Train and score what is not on file."""
     out.mkdir(parents=True, exist_ok=True)
-    costs = known_costs(setting, rows, out / "costs.json")
+    costs = known_costs(setting, rows, out / "costs.json", precisions=precisions)
     for seed in seeds:
         for name, row in rows.items():
             path = out / f"{slug(name)}-{seed}.json"
@@ -282,7 +304,8 @@ def run(setting: Setting, rows: Rows, seeds: Sequence[int], seconds: float, out:
                 continue
             began = time.process_time()
             forecaster, figures = train_row(setting, row, costs[name], seed, seconds, out / "runs" / path.stem)
-            figures |= {"row": name, "seconds": seconds, "cost": costs[name], **score(forecaster, setting.store, setting.validation, num_inits),
+            figures |= {"row": name, "seconds": seconds, "cost": costs[name].seconds, "precision": costs[name].precision,
+                        **score(forecaster, setting.store, setting.validation, num_inits),
                         "calibrated": calibrated(forecaster, setting, num_inits)}
             if name in stable:
                 figures["stability"] = stability(forecaster, setting.store, setting.validation)
@@ -326,7 +349,14 @@ def arguments(text: str | None, names: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rows", default=",".join(slug(name) for name in names), help="rows to run; the others stay as they are on file")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--inits", type=int, default=36)
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32",
+                        help="of training; auto: for each row the one that costs it less")
     return parser.parse_args()
+
+
+def precisions_of(args: argparse.Namespace) -> tuple[Precision, ...]:
+    """What a row may be trained in."""
+    return ("float32", "bfloat16") if args.precision == "auto" else (args.precision,)
 
 
 def main() -> None:
@@ -336,8 +366,9 @@ def main() -> None:
     setting = Setting(args.store, args.train, args.validation)
     names = args.rows.split(",")
     rows = {name: SKILL_ROWS[name] for name in SKILL_ROWS if slug(name) in names}
-    run(setting, rows, [int(seed) for seed in args.seeds.split(",")], args.seconds, args.out, num_inits=args.inits,
-        stable=("ours", "ours without mixer", "U-Net, our recipe", "mixer alone, advection", "U-Net, our recipe, advection"))
+    stable = [name for name, (_, recipe) in rows.items() if recipe.time_steps == OURS.time_steps and recipe.stages == OURS.stages]
+    run(setting, rows, [int(seed) for seed in args.seeds.split(",")], args.seconds, args.out, num_inits=args.inits, precisions=precisions_of(args),
+        stable=stable)
     print(table(args.out))
 
 

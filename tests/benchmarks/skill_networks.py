@@ -186,5 +186,9 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "mixer alone, advection, steps of 24 h": (hierarchical(local=False, direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "mixer and convolution, advection, steps of 24 h": (hierarchical(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "U-Net, advection, steps of 24 h": (unet(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
+    "mixer alone, advection, 48/96/192": (hierarchical(widths=WIDER, local=False, direct=True), ADVECTED),
+    "ours, steps of 24 h, 48/96/192": (hierarchical(widths=WIDER), DAY),
+    "mixer alone, advection, steps of 24 h, 48/96/192": (hierarchical(widths=WIDER, local=False, direct=True),
+                                                         replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "attention": (plain(mixer="attention", patch=(2, 2), width=192, depth=4), COMMON),
 }

@@ -130,14 +130,14 @@ def build(grid: Grid, **config: Any) -> Any:
     return build_forecaster(ModelConfig(forcings=("sin_latitude",), static=(), backbone=backbone, **config), inputs)
 
 
-def test_the_network_reads_the_change_in_units_of_the_tendency_of_the_step() -> None:
+def test_the_network_reads_the_change_over_the_step_in_units_of_the_state() -> None:
     forecaster = build(cells(9, 14), advected_by=WIND, vector_parity=True, time_steps=("6h", "12h"))
     seen = []
     forecaster.backbone.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     history = torch.randn(2, 1, 3, 9, 14) * 8
     forecaster(history, torch.zeros(2, 1, 9, 14), 43200)
     assert forecaster.num_inputs == seen[0].shape[1] == 7
-    expected = Advection(WIND, CHANNELS, cells(9, 14))(history[:, 0], 43200) / torch.tensor([4.0, 5.0, 5.0])[:, None, None]
+    expected = Advection(WIND, CHANNELS, cells(9, 14))(history[:, 0], 43200) / torch.tensor([10.0, 8.0, 6.0])[:, None, None]
     torch.testing.assert_close(seen[0][:, 4:], expected)
     assert forecaster.backbone.stem.parity_C.tolist() == [1, -1, -1, 1, 1, -1, -1]
 
