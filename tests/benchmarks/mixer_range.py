@@ -110,8 +110,8 @@ def run(setting: Setting, store: Store, args: argparse.Namespace, step: str, row
             if path.exists():
                 continue
             forecaster, figures = train_row(setting, row, costs[name], seed, args.seconds, args.out / "runs" / path.stem)
-            figures |= {"row": name.rpartition(", ")[0], "step": step, "seconds": args.seconds, "cost": costs[name].seconds, "reach": reach(row[0], grid),
-                        **score(forecaster, store, PERIODS["test"], args.inits, (1, 2))}
+            figures |= {"row": name.rpartition(", ")[0], "step": step, "seconds": args.seconds, "cost": costs[name].seconds,
+                        "reach": reach(row[0], grid), **score(forecaster, store, PERIODS["test"], args.inits, (1, 2))}
             path.write_text(json.dumps(figures, indent=1) + "\n")
             print(f"{name} (seed {seed}): VRMSE {np.mean(figures['vrmse']['forecast']['1']):.4f}  {figures['updates']} updates", flush=True)
 

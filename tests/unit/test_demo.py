@@ -14,6 +14,9 @@ from afno_forecast.demo import MARK, SHOWN, commands, run_demo
 from afno_forecast.errors import ConfigError
 from afno_forecast.verify.scores import pick
 
+sys.path.insert(0, str(Path(__file__).parent))
+from fork_server import launcher
+
 
 def test_a_folder_that_is_not_a_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
@@ -24,24 +27,21 @@ def test_a_folder_that_is_not_a_demo_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_commands_that_the_demo_prints_run_in_the_folder_that_it_leaves(tmp_path: Path) -> None:
+def test_the_commands_that_the_demo_prints_run_in_the_folder_that_it_leaves(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     out = Path("a demo: #1")
     left = tmp_path / out
     (left / "checkpoints").mkdir(parents=True)  # of the demo's own training, which must not be in the way
     (left / "store.zarr").mkdir()
-    launcher = tmp_path / "bin" / "afno-forecast"
-    launcher.parent.mkdir()
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from afno_forecast.cli import main; main()" "$@"\n')
-    launcher.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
     shorter = " training.budget.minutes=0.05 validation.count=1 validation.inits=1"
-    for command in commands(out):
-        line = command + (shorter if command.startswith("afno-forecast train") else "")
-        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    with launcher(tmp_path_factory.mktemp("launcher")) as tools:
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        for command in commands(out):
+            line = command + (shorter if command.startswith("afno-forecast train") else "")
+            done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     made = {p.name for p in (left / "by-hand").iterdir()}
     assert {"store.zarr", "run", "forecast.zarr", "scores.nc", "scores.csv", "z500.png", "report.html"} <= made
-    assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, "bin"], "quoted where a shell needs it"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [out.name], "quoted where a shell needs it"
     assert sorted(p.name for p in left.iterdir()) == ["by-hand", "checkpoints", "store.zarr"]
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from fork_server import launcher
+
 ROOT = Path(__file__).parents[2]
 SHORT = {"afno-forecast train configs/quickstart.yaml": " training.budget.minutes=0.05 validation.count=1"}  # the only change: less training
 
@@ -27,21 +30,16 @@ def test_the_readme_has_commands_of_every_kind() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
+def test_every_command_of_the_readme_runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    launcher = tools / "afno-forecast"
-    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from afno_forecast.cli import main; main()" "$@"\n')
-    launcher.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-                   "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))}
-    for command in commands():
-        shortened = command + next((extra for start, extra in SHORT.items() if command.startswith(start)), "")
-        done = subprocess.run(["bash", "-c", shortened], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        expected = {0, 3} if "earthkit_pl_regular_ll.grib" in command else {0}  # 3: inspect says that this file is refused, and why
-        assert done.returncode in expected, f"{shortened}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr and "Warning" not in done.stderr, f"{shortened}\n{done.stderr}"
+    with launcher(tmp_path_factory.mktemp("launcher")) as tools:
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        for command in commands():
+            shortened = command + next((extra for start, extra in SHORT.items() if command.startswith(start)), "")
+            done = subprocess.run(["bash", "-c", shortened], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+            expected = {0, 3} if "earthkit_pl_regular_ll.grib" in command else {0}  # 3: inspect says that this file is refused, and why
+            assert done.returncode in expected, f"{shortened}\n{done.stdout}\n{done.stderr}"
+            assert "Traceback" not in done.stderr and "Warning" not in done.stderr, f"{shortened}\n{done.stderr}"
     for name in ("era5.png", "t2m.png", "tomorrow.nc", "z500.png", "scores.png", "scorecard.png", "spectra.png", "berlin.png", "hovmoller.png",
                  "t850.gif", "runs/report.html", "runs/scores.csv"):
         assert (tmp_path / name).stat().st_size > 1000, name

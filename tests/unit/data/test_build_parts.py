@@ -54,15 +54,17 @@ def test_a_part_that_is_none_is_refused():
     assert [n for p in range(1, 8) for n in Share(p, 7).shards(4)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("before", [3, 10, 13])  # less than a shard, whole shards, whole shards and a part
-def test_appended_dates_give_the_arrays_of_a_store_built_at_once(write_record, six_hourly, tmp_path, before):
+# less than a shard, whole shards, whole shards and a part; the climatology, which takes most of the time, in one case
+@pytest.mark.parametrize(("before", "climatology"), [(3, False), (10, False), (13, True)])
+def test_appended_dates_give_the_arrays_of_a_store_built_at_once(write_record, six_hourly, tmp_path, before, climatology):
     times = six_hourly(17)
     first = write_record(times[:before], "first.nc")
     later = write_record(times[before:], "later.nc", seed=4, change=lambda ds: ds.drop_vars("orography"))
     period = (parse_instant("2001-02-20T00"), parse_instant("2001-02-20T12"))
-    whole = build_store(open_source([first, later]), tmp_path / "whole.zarr", StoreSettings(statistics_period=period, **SMALL))
+    settings = StoreSettings(statistics_period=period, climatology=climatology, **SMALL)
+    whole = build_store(open_source([first, later]), tmp_path / "whole.zarr", settings)
     out = tmp_path / "grown.zarr"
-    build_store(open_source(first), out, StoreSettings(statistics_period=period, **SMALL))
+    build_store(open_source(first), out, settings)
     grown = append_to_store(out, [str(later)])
     assert digest(out, arrays_only=True) == digest(tmp_path / "whole.zarr", arrays_only=True)
     assert len(grown.times) == 17 and grown.attrs["recipe"] == whole.attrs["recipe"]
