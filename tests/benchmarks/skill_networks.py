@@ -190,5 +190,8 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "ours, steps of 24 h, 48/96/192": (hierarchical(widths=WIDER), DAY),
     "mixer alone, advection, steps of 24 h, 48/96/192": (hierarchical(widths=WIDER, local=False, direct=True),
                                                          replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
+    "mixer alone, advection, steps of 6, 24 h": (hierarchical(local=False, direct=True, conditions=1),
+                                                 replace(SEVERAL, name="6/24 h, advection", time_steps=("6h", "24h"), drawn=("6h", "24h", "24h"),
+                                                         advected_by=JET_AND_LOW)),
     "attention": (plain(mixer="attention", patch=(2, 2), width=192, depth=4), COMMON),
 }

@@ -1,9 +1,12 @@
-"""One process of a training in several layouts, compared with the same training alone; writes what differs as JSON. Started by the tests.
+"""Processes of a training in several layouts, compared with the same training alone; each writes what differs as JSON. Started by the tests.
 
-Arguments: folder, rank, number of processes, names of cases with |.
+Arguments: folder, number of processes, names of cases with |. The processes are forked from one that has imported everything: that takes longer than
+what is tested.
 """
 
 import json
+import multiprocessing
+import multiprocessing.connection
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,4 +170,16 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].split("|"))
+    import torch._dynamo  # what the first optimizer imports
+
+    size = int(sys.argv[2])
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=main, args=(Path(sys.argv[1]), rank, size, sys.argv[3].split("|")), daemon=True) for rank in range(size)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes) and not any(process.exitcode for process in processes):
+        multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()])
+    for process in processes:
+        process.terminate()
+        process.join()
+    sys.exit(0 if [process.exitcode for process in processes] == [0] * size else 1)

@@ -16,15 +16,9 @@ THREE = ("spatial 3",)
 
 
 def run_processes(folder: Path, size: int, cases: tuple[str, ...]) -> dict[str, dict[str, object]]:
-    started = [subprocess.Popen([sys.executable, str(PROCESS), str(folder), str(rank), str(size), "|".join(cases)], stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True) for rank in range(size)]
-    try:
-        outputs = [process.communicate(timeout=800)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [p.returncode for p in started] == [0] * size, "\n".join(outputs)
-    assert not any("Warning" in text for text in outputs), "\n".join(outputs)
+    done = subprocess.run([sys.executable, str(PROCESS), str(folder), str(size), "|".join(cases)], capture_output=True, text=True, timeout=800,
+                          check=False)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
     results = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(size)]
     return {case: {"ranks": [result[case] for result in results], **results[0][case]} for case in cases}
 
