@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import matplotlib
@@ -146,8 +147,14 @@ def say(where: Any, x: float, y: float, text: str, *, size: float = 9, color: st
 
 def drawable(text: str) -> str:
     """The text with every character that the bundled font lacks replaced by `?`."""
-    known = font_manager.get_font(font_manager.findfont(FONT)).get_charmap()
+    known = _drawn_characters()
     return "".join(c if ord(c) in known or c == "\n" else "?" for c in text)
+
+
+@cache
+def _drawn_characters() -> frozenset[int]:
+    """Codes of what the bundled font can draw."""
+    return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
 
 
 def fit(text: str, inches: float, size: float) -> str:
