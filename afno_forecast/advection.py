@@ -11,7 +11,7 @@ Components of the wind are carried as they are, although the axes turn along the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,17 @@ class Advection(nn.Module):
         }
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
+        self._all_rows: Callable[[Tensor], Tensor] = _as_it_is
+
+    def keep_rows(self, rows: slice, all_rows: Callable[[Tensor], Tensor]) -> None:
+        """Carry to some rows of the grid alone, from now on.
+
+        Args:
+            rows: those that the states hold.
+            all_rows: states (B, C, H, W) with every row, from those of this and of other processes; differentiable.
+        """
+        self.latitude_H1 = self.latitude_H1[rows].clone()
+        self._all_rows = all_rows
 
     @property
     def num_channels(self) -> int:
@@ -78,7 +89,7 @@ class Advection(nn.Module):
         """
         with torch.autocast(state_BCHW.device.type, enabled=False):
             state_BCHW = state_BCHW.float()
-            padded_BCPQ = pad(state_BCHW, 1, 1, self.boundary, self.parity_C)
+            padded_BCPQ = pad(self._all_rows(state_BCHW), 1, 1, self.boundary, self.parity_C)
             return torch.cat([self._carried(padded_BCPQ, state_BCHW, east, north, seconds) - state_BCHW for east, north in self._winds], dim=1)
 
     def _carried(self, padded_BCPQ: Tensor, state_BCHW: Tensor, east: int, north: int, seconds: int) -> Tensor:
@@ -116,6 +127,10 @@ class Advection(nn.Module):
         row, column = _position(latitude, self.rows_P), _position(longitude, self.columns_Q)
         place_BHW2 = torch.stack([2 * column / (len(self.columns_Q) - 1) - 1, 2 * row / (len(self.rows_P) - 1) - 1], dim=-1)
         return nn.functional.grid_sample(padded_BCPQ, place_BHW2, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _as_it_is(state_BCHW: Tensor) -> Tensor:
+    return state_BCHW
 
 
 def _component(name: str, channels: ChannelSet, axis: str) -> int:

@@ -123,14 +123,13 @@ def parallelize(forecaster: Forecaster, mesh: Mesh, *, sharded: bool = False, ch
         for block in blocks:
             block.compile()
     layout = Layout(mesh, sharded=sharded and mesh.world.size > 1)
-    if mesh.spatial.size > 1 and forecaster.advection is not None:
-        raise ConfigError("winds carry a state across any number of rows, which are divided among processes", where="model.advected_by",
-                          fix="use training.parallel.spatial=1, or leave advected_by out")
     if mesh.spatial.size > 1 or mesh.block.size > 1:
         layout.rows = split_network(forecaster.backbone, forecaster.grid.shape[0], mesh, forecaster.grid.boundary)
     if layout.rows is not None:
         layout.area_share = _keep_own_rows(forecaster, layout.rows)
         forecaster.constraints.rows = mesh.spatial
+        if forecaster.advection is not None:
+            forecaster.advection.keep_rows(layout.rows.own, layout.all_rows)
     if layout.sharded:
         shard_weights(blocks, forecaster.backbone, mesh)
     return layout

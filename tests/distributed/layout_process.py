@@ -49,6 +49,7 @@ CASES = {
     "spatial, periodic box": (HIERARCHICAL, BOX, {"spatial": 2}, 1),
     "spatial, checkpointed": (HIERARCHICAL, SPHERE, {"spatial": 2, "checkpointing": True}, 1),
     "spatial, ensemble": (HIERARCHICAL, SPHERE, {"spatial": 2, "ensemble": True}, 1),
+    "spatial, advection": ({**HIERARCHICAL, "local": False, "direct": True}, SPHERE, {"spatial": 2, "advected": True}, 1),
     "block": (HIERARCHICAL, SPHERE, {"block": 2}, 1),
     "data x spatial": (HIERARCHICAL, SPHERE, {"spatial": 2}, 1),
     "spatial x block": (PLAIN, SPHERE, {"spatial": 2, "block": 2}, 1),
@@ -58,10 +59,11 @@ CASES = {
 
 
 ENSEMBLE = {"noise_lengths_km": [1500, 4000], "constraints": {"nonnegative": ["u850"], "conserved": ["u850"]}}
+ADVECTED = {"advected_by": [["u850", "v850"]]}
 LOSS = {"kind": "crps", "spectrum": 0.2, "input_noise": 0.1, "roll": "longitude"}
 
 
-def make_forecaster(network: dict[str, object], grid: Grid, *, ensemble: bool = False) -> Forecaster:
+def make_forecaster(network: dict[str, object], grid: Grid, more: dict[str, object]) -> Forecaster:
     """A small forecaster whose every weight matters: the layers that start from zero are drawn too."""
     torch.manual_seed(5)
     names = (("temperature", "K"), ("u_component_of_wind", "m s-1"), ("v_component_of_wind", "m s-1"))
@@ -69,8 +71,7 @@ def make_forecaster(network: dict[str, object], grid: Grid, *, ensemble: bool = 
     forcings = ["sin_latitude", "toa_radiation"] if isinstance(grid, LatLonGrid) else []
     static = {"orography": np.random.default_rng(2).normal(size=grid.shape).astype(np.float32)}
     inputs = ModelInputs(channels, grid, "standard", DAY // 4, np.array([280.0, 5, 0]), np.array([10.0, 8, 7]), np.array([2.0, 3, 2]), static)
-    config = ModelConfig.model_validate({"forcings": forcings, "static": ["orography"], "backbone": network, **(ENSEMBLE if ensemble else {})},
-                                        strict=False)
+    config = ModelConfig.model_validate({"forcings": forcings, "static": ["orography"], "backbone": network, **more}, strict=False)
     forecaster = build_forecaster(config, inputs)
     with torch.no_grad():
         for parameter in forecaster.parameters():
@@ -91,8 +92,8 @@ def make_batch(forecaster: Forecaster, grid: Grid, number: int, num_steps: int, 
 
 def make_run(case: str, mesh: Mesh, folder: Path) -> Run:
     network, grid, parallel, accumulate = CASES[case]
-    ensemble = bool(parallel.get("ensemble"))
-    forecaster, several = make_forecaster(network, grid, ensemble=ensemble), mesh.world.size > 1
+    ensemble, several = bool(parallel.get("ensemble")), mesh.world.size > 1
+    forecaster = make_forecaster(network, grid, (ENSEMBLE if ensemble else {}) | (ADVECTED if parallel.get("advected") else {}))
     config = TrainingConfig.model_validate({"budget": {"train_steps": 3}, "batch_size": 4, "stages": [{"until": 1, "rollout": 2}],
                                             "optimizer": {"learning_rate": 3e-3}, "average": 0.9,
                                             "loss": LOSS if ensemble else {}, "accumulate": accumulate if several else 1}, strict=False)
@@ -140,7 +141,7 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
     with distributed.session(f"file://{folder}/meet?rank={rank}&world_size={size}"):
         for case in cases:
             _, _, parallel, accumulate = CASES[case]
-            dimensions = ParallelConfig.model_validate({k: v for k, v in parallel.items() if k not in ("checkpointing", "ensemble")})
+            dimensions = ParallelConfig.model_validate({k: v for k, v in parallel.items() if k not in ("checkpointing", "ensemble", "advected")})
             mesh = plan_mesh(dimensions, batch_sizes=(4,), accumulate=accumulate)
             alone, run = make_run(case, Mesh(), folder), make_run(case, mesh, folder / case)
             wanted, found = train(case, alone), train(case, run)

@@ -1,6 +1,5 @@
-"""What a wind carries arrives where it should: rotations of the sphere, across the poles and the date line; what reads it is refused otherwise."""
+"""What a wind carries arrives where it should: rotations of the sphere, across the poles and the date line, on some rows; what is no wind is refused."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from afno_forecast.forecaster import ModelConfig, ModelInputs, build_forecaster
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.nn.backbone import HierarchicalConfig
 from afno_forecast.sphere import EARTH_RADIUS_KM
-from afno_forecast.training.parallel import parallelize
 
 CHANNELS = ChannelSet((Channel("temperature", 850, "K"), Channel("u_component_of_wind", 850, "m s-1"), Channel("v_component_of_wind", 850, "m s-1")))
 WIND = (("u850", "v850"),)
@@ -149,10 +147,11 @@ def test_what_is_no_wind_is_refused(winds: Any, message: str) -> None:
         build(cells(9, 14), advected_by=winds)
 
 
-def test_rows_divided_among_processes_are_refused() -> None:
-    mesh = SimpleNamespace(spatial=SimpleNamespace(size=2), block=SimpleNamespace(size=1), world=SimpleNamespace(size=2))
-    with pytest.raises(ConfigError, match="divided among processes"):
-        parallelize(build(cells(9, 14), advected_by=WIND), mesh)
+@pytest.mark.parametrize("grid", [cells(9, 14), LatLonGrid(np.linspace(30, 50, 9), np.linspace(5, 25, 14))], ids=["globe", "area"])
+def test_some_rows_of_it_are_those_of_the_whole(grid: LatLonGrid) -> None:
+    state, part = torch.randn(2, 3, 9, 14) * 8, Advection(WIND, CHANNELS, grid)
+    part.keep_rows(slice(2, 7), lambda rows: state)
+    torch.testing.assert_close(part(state[:, :, 2:7], 21600), Advection(WIND, CHANNELS, grid)(state, 21600)[:, :, 2:7], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler itself makes one of each that it traces
