@@ -1,4 +1,4 @@
-"""What a wind carries arrives where it should: rotations of the sphere, across the poles and the date line, on some rows; what is no wind is refused."""
+"""What a wind carries arrives where it should: rotations of the sphere, over poles and date line, on some rows; what is no wind is refused."""
 
 from typing import Any
 
