@@ -178,8 +178,8 @@ if __name__ == "__main__":
     processes = [fork.Process(target=main, args=(Path(sys.argv[1]), rank, size, sys.argv[3].split("|")), daemon=True) for rank in range(size)]
     for process in processes:
         process.start()
-    while any(process.is_alive() for process in processes) and not any(process.exitcode for process in processes):
-        multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()])
+    while (alive := [process for process in processes if process.is_alive()]) and not any(process.exitcode for process in processes):
+        multiprocessing.connection.wait([process.sentinel for process in alive])
     for process in processes:
         process.terminate()
         process.join()
