@@ -4,6 +4,7 @@ Arguments: folder, number of processes, names of cases with |. The processes are
 what is tested.
 """
 
+import importlib
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -170,12 +171,12 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
     (folder / f"rank-{rank}.json").write_text(json.dumps(result))
 
 
-if __name__ == "__main__":
-    import torch._dynamo  # what the first optimizer imports
+def start(folder: Path, size: int, cases: list[str]) -> bool:
+    """Fork the processes and wait for them, or for the first that fails; whether all did what they should."""
+    importlib.import_module("torch._dynamo")  # what the first optimizer imports
 
-    size = int(sys.argv[2])
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=main, args=(Path(sys.argv[1]), rank, size, sys.argv[3].split("|")), daemon=True) for rank in range(size)]
+    processes = [fork.Process(target=main, args=(folder, rank, size, cases), daemon=True) for rank in range(size)]
     for process in processes:
         process.start()
     while (alive := [process for process in processes if process.is_alive()]) and not any(process.exitcode for process in processes):
@@ -183,4 +184,8 @@ if __name__ == "__main__":
     for process in processes:
         process.terminate()
         process.join()
-    sys.exit(0 if [process.exitcode for process in processes] == [0] * size else 1)
+    return [process.exitcode for process in processes] == [0] * size
+
+
+if __name__ == "__main__":
+    sys.exit(not start(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split("|")))

@@ -18,7 +18,7 @@ THREE = ("spatial 3",)
 def run_processes(folder: Path, size: int, cases: tuple[str, ...]) -> dict[str, dict[str, object]]:
     done = subprocess.run([sys.executable, str(PROCESS), str(folder), str(size), "|".join(cases)], capture_output=True, text=True, timeout=800,
                           check=False)
-    assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 0 and "Warning" not in done.stdout + done.stderr, done.stdout + done.stderr
     results = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(size)]
     return {case: {"ranks": [result[case] for result in results], **results[0][case]} for case in cases}
 

@@ -14,12 +14,13 @@ import pkgutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CLIENT = """#!{python} -SE
+CLIENT = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as connection:
     connection.connect({address!r})
@@ -32,24 +33,25 @@ sys.exit(int(status) if status else "the command died")
 
 
 @contextlib.contextmanager
-def launcher(folder: Path) -> Iterator[Path]:
-    """A folder for the PATH with an `afno-forecast` in it, for the time of the context."""
-    tools, address = folder / "bin", folder / "server"
-    tools.mkdir()
-    path = tools / "afno-forecast"
-    path.write_text(CLIENT.format(python=sys.executable, address=str(address)))
-    path.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, str(address)], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    try:
-        for _ in range(1200):
-            if address.exists():
-                break
-            assert server.poll() is None, "the server did not start"
-            time.sleep(0.05)
-        yield tools
-    finally:
-        server.kill()
-        server.wait()
+def launcher() -> Iterator[Path]:
+    """A folder for the PATH with an `afno-forecast` in it, for the time of the context; in a short folder, as sockets need."""
+    with tempfile.TemporaryDirectory() as name:
+        address, client, path = (Path(name) / part for part in ("server", "client.py", "bin/afno-forecast"))
+        client.write_text(CLIENT.format(address=str(address)))
+        path.parent.mkdir()
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -SE "{client}" "$@"\n')
+        path.chmod(0o755)
+        server = subprocess.Popen([sys.executable, __file__, str(address)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+        try:
+            for _ in range(1200):
+                if address.exists():
+                    break
+                assert server.poll() is None, "the server did not start"
+                time.sleep(0.05)
+            yield path.parent
+        finally:
+            server.kill()
+            server.wait()
 
 
 def _serve(address: str) -> None:

@@ -27,13 +27,13 @@ def test_a_folder_that_is_not_a_demo_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_commands_that_the_demo_prints_run_in_the_folder_that_it_leaves(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_commands_that_the_demo_prints_run_in_the_folder_that_it_leaves(tmp_path: Path) -> None:
     out = Path("a demo: #1")
     left = tmp_path / out
     (left / "checkpoints").mkdir(parents=True)  # of the demo's own training, which must not be in the way
     (left / "store.zarr").mkdir()
     shorter = " training.budget.minutes=0.05 validation.count=1 validation.inits=1"
-    with launcher(tmp_path_factory.mktemp("launcher")) as tools:
+    with launcher() as tools:
         environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
         for command in commands(out):
             line = command + (shorter if command.startswith("afno-forecast train") else "")

@@ -30,9 +30,9 @@ def test_the_readme_has_commands_of_every_kind() -> None:
 
 
 @pytest.mark.timeout(400)
-def test_every_command_of_the_readme_runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    with launcher(tmp_path_factory.mktemp("launcher")) as tools:
+    with launcher() as tools:
         environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
         for command in commands():
             shortened = command + next((extra for start, extra in SHORT.items() if command.startswith(start)), "")
