@@ -64,7 +64,7 @@ def run_demo(out: Path, *, echo: Echo = print) -> None:
     echo(f"3 rollout   10 days from {INITS}, with the model just trained and with the one that is shipped")
     shipped_path = out / "forecast-shipped.zarr"
     for folder, path in ((model, forecast_path), (sample_path("model"), shipped_path)):
-        produce_forecast(folder, store_path, init=INITS, lead_time=parse_duration(LEAD_TIME), out=path, batch_size=5,
+        produce_forecast(folder, store_path, init=INITS, lead_time=parse_duration(LEAD_TIME), out=path,
                          echo=lambda text: echo(f"  {text}"))
     echo("4 scores    RMSE against the analyses, beside persistence and climatology, on times neither model has seen")
     scores, shipped = _score(forecast_path, store), _score(shipped_path, store)
