@@ -159,6 +159,7 @@ def neuraloperator(name: str, **options: Any) -> Build:
 
 
 DAY = replace(OURS, name="ours, 24 h", stages=DAILY, time_steps=("24h",))
+DAY_ADVECTED = replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)
 SEVERAL = replace(OURS, name="ours, 6/12/24 h", stages=DAILY, time_steps=("6h", "12h", "24h"), drawn=("6h", "12h", "24h", "24h", "24h", "24h"))
 
 SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
@@ -183,13 +184,10 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "mixer and convolution, advection": (hierarchical(direct=True), ADVECTED),
     "convolution alone, advection": (hierarchical(mixer="identity", direct=True), ADVECTED),
     "U-Net, our recipe, advection": (unet(direct=True), ADVECTED),
-    "mixer alone, advection, steps of 24 h": (hierarchical(local=False, direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
-    "mixer and convolution, advection, steps of 24 h": (hierarchical(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
-    "U-Net, advection, steps of 24 h": (unet(direct=True), replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
+    "mixer alone, advection, steps of 24 h": (hierarchical(local=False, direct=True), DAY_ADVECTED),
+    "mixer and convolution, advection, steps of 24 h": (hierarchical(direct=True), DAY_ADVECTED),
+    "U-Net, advection, steps of 24 h": (unet(direct=True), DAY_ADVECTED),
     "mixer alone, advection, 48/96/192": (hierarchical(widths=WIDER, local=False, direct=True), ADVECTED),
-    "ours, steps of 24 h, 48/96/192": (hierarchical(widths=WIDER), DAY),
-    "mixer alone, advection, steps of 24 h, 48/96/192": (hierarchical(widths=WIDER, local=False, direct=True),
-                                                         replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)),
     "mixer alone, advection, steps of 6, 24 h": (hierarchical(local=False, direct=True, conditions=1),
                                                  replace(SEVERAL, name="6/24 h, advection", time_steps=("6h", "24h"), drawn=("6h", "24h", "24h"),
                                                          advected_by=JET_AND_LOW)),
