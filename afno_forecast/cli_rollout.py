@@ -150,8 +150,9 @@ def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, othe
 @click.option("--period", required=True, metavar="START/END", help="A year or more that the forecasts lie in, and that is not scored later.")
 @click.option("--lead-time", metavar="DURATION", default="10d", show_default=True, help="How far.")
 @click.option("--inits", type=click.IntRange(2), default=24, show_default=True, help="Forecasts, evenly spread over the period.")
+@click.option("--batch-size", "--batch", type=click.IntRange(1), default=8, show_default=True, help="Forecasts stepped together.")
 @click.option("--out", type=PATH, required=True, help="Model folder to write: MODEL with its calibration.")
-def calibrate(model: Path, sources: tuple[Path, ...], period: str, lead_time: str, inits: int, out: Path) -> None:
+def calibrate(model: Path, sources: tuple[Path, ...], period: str, lead_time: str, inits: int, batch_size: int, out: Path) -> None:
     """Learn how far a model's forecasts can be believed.
 
     By lead time, channel and scale, from forecasts whose truth is known. The new model's single forecasts then have their anomalies from the season
@@ -166,7 +167,7 @@ def calibrate(model: Path, sources: tuple[Path, ...], period: str, lead_time: st
     if not slash:
         raise click.UsageError(f"'{period}' is no period; write --period START/END")
     fit(model, _single(sources), out, period=(parse_instant(start, calendar), parse_instant(end, calendar)), lead_seconds=parse_duration(lead_time),
-        inits=inits, echo=say)
+        inits=inits, batch_size=batch_size, echo=say)
     say(f"model: {out}")
 
 

@@ -7,7 +7,7 @@ from the mean and the first annual harmonic of each cell and hour of the day ove
 long leads as an ensemble's mean is; the states that are stepped on stay as the model makes them.
 """
 
-# B batch, T history, S hour of the day, L lead, C channel, M zonal wavenumber, K band, H latitude row, W longitude column
+# B batch, N forecast, T history, S hour of the day, L lead, C channel, M zonal wavenumber, K band, H latitude row, W longitude column
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .. import model_folder
 from ..channels import ChannelSet
 from ..data.samples import find_windows
 from ..data.states import States, open_states
-from ..errors import CheckpointError, ConfigError, DataError, DivergenceError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..forecaster import Forecaster
 from ..grid import Grid, LatLonGrid
 from ..times import TimeAxis, format_duration, format_instant
 from .initial import Data, require_fit
-from .rollout import State, rollout
+from .rollout import require_finite, rollout
 
 Float = NDArray[np.float64]
 _YEAR_SECONDS = 360 * 86400
@@ -221,14 +221,16 @@ def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], 
     step, history, grid = forecaster.time_step, forecaster.history, forecaster.grid
     windows = find_windows(states.times, time_step=step, history=history, num_steps=num_steps, start=period[0], end=period[1]).index
     windows = windows[np.unique(np.linspace(0, len(windows) - 1, inits).round().astype(int))]
+    init_seconds_N = states.times.seconds[windows[:, history - 1]]
     products = np.zeros((2, num_steps, len(forecaster.channels), len(_bands(grid))))
     area_H1 = grid.area_weights()[:, :1].astype(np.float64)
     device = forecaster.area_weights_HW.device
     for first in range(0, len(windows), batch_size):
         part = windows[first:first + batch_size]
         history_BTCHW = torch.from_numpy(states.read(part[:, :history].ravel()).reshape(len(part), history, *reference_S3CHW.shape[2:])).to(device)
-        for state in rollout(forecaster, history_BTCHW, states.times.seconds[part[:, history - 1]], num_steps):
-            _require_finite(forecaster, state)
+        for state in rollout(forecaster, history_BTCHW, init_seconds_N[first:first + batch_size], num_steps):
+            require_finite(state.fields_BCHW, forecaster.channels.shorts, state.lead_seconds, init_seconds_N[first:first + batch_size],
+                           forecaster.calendar, fix="calibrate with a shorter --lead-time")
             expected_BCHW = _expected(hours_S, reference_S3CHW, TimeAxis(state.valid_seconds, forecaster.calendar))
             truth_BCHW = states.read(part[:, history - 1 + state.step])
             for c in range(len(forecaster.channels)):  # in double precision, all together would take many times the memory of the states
@@ -237,21 +239,10 @@ def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], 
                 for number, product in enumerate(((forecast * truth.conj()).real, np.abs(forecast) ** 2)):
                     products[number, state.step - 1, c] += _by_band((product * area_H1).sum((0, 1)), grid)
     factor_LCK = np.clip(products[0] / np.maximum(products[1], np.finfo(float).tiny), 0, 1)
-    init_seconds = states.times.seconds[windows[:, history - 1]]
-    made_from = (f"{len(windows)} forecasts from {format_instant(int(init_seconds[0]), forecaster.calendar)} to "
-                 f"{format_instant(int(init_seconds[-1]), forecaster.calendar)}")
+    made_from = (f"{len(windows)} forecasts from {format_instant(int(init_seconds_N[0]), forecaster.calendar)} to "
+                 f"{format_instant(int(init_seconds_N[-1]), forecaster.calendar)}")
     leads = np.arange(1, num_steps + 1, dtype=np.int64) * step
     return Calibration(leads, factor_LCK, hours_S, reference_S3CHW, forecaster.channels, grid, forecaster.calendar, made_from)
-
-
-def _require_finite(forecaster: Forecaster, state: State) -> None:
-    bad_BC = ~torch.isfinite(state.fields_BCHW).all(dim=-1).all(dim=-1).cpu()
-    if bool(bad_BC.any()):
-        row, channel = (int(i) for i in bad_BC.nonzero()[0])
-        short, lead = forecaster.channels.shorts[channel], format_duration(state.lead_seconds)
-        raise DivergenceError(f"the forecast diverged: {short} is not finite at lead {lead}",
-                              where=f"init {format_instant(int(state.valid_seconds[row]) - state.lead_seconds, forecaster.calendar)}",
-                              fix="calibrate with a shorter --lead-time")
 
 
 def _harmonics(times: TimeAxis) -> Float:

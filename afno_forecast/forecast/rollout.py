@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, DivergenceError
 from ..forecaster import Forecaster
 from ..noise import NoiseDraw
-from ..times import format_duration
+from ..times import format_duration, format_instant
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,28 @@ def rollout(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray
         histories[lead] = torch.cat([past_BTCHW[:, 1:], state_BCHW[:, None]], dim=1)
         del past_BTCHW
         histories = {at: history for at, history in histories.items() if _is_read_after(lead, at, ratios)}
+
+
+def require_finite(fields_BCHW: Tensor, shorts: Sequence[str], lead_seconds: int, init_seconds: NDArray[np.int64], calendar: str, *, fix: str,
+                   members: NDArray[np.int64] | None = None) -> None:
+    """Raise DivergenceError for forecast states with a value that is not finite.
+
+    Args:
+        fields_BCHW: the states.
+        shorts: short names of the channels; shape (C,).
+        lead_seconds: duration since the init time.
+        init_seconds: init times, seconds since 1970 in the calendar; shape (B,).
+        calendar: of the init times.
+        fix: what to do.
+        members: number of each row's member, from 0, where there are several; shape (B,).
+    """
+    if bool(torch.isfinite(fields_BCHW).all()):
+        return
+    bad_BC = ~torch.isfinite(fields_BCHW).all(dim=-1).all(dim=-1).cpu()
+    row, channel = (int(i) for i in bad_BC.nonzero()[0])
+    where = f"init {format_instant(int(init_seconds[row]), calendar)}"
+    raise DivergenceError(f"the forecast diverged: {shorts[channel]} is not finite at lead {format_duration(lead_seconds)}",
+                          where=where if members is None else f"{where}, member {members[row] + 1}", fix=fix)
 
 
 def _checked_steps(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: NDArray[np.int64],

@@ -26,14 +26,14 @@ from .. import __version__, model_folder
 from ..channels import ChannelSet
 from ..data.states import States, open_states
 from ..diagnostic import Diagnostic
-from ..errors import ConfigError, DataError, DivergenceError, told_if_out_of_memory
+from ..errors import ConfigError, DataError, told_if_out_of_memory
 from ..forecaster import Forecaster
 from ..times import format_duration, format_instant, parse_duration
 from .calibration import Calibration, load_calibration
 from .hooks import ForecastState
 from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits
 from .perturb import Perturbation, make_histories, noise_of, require_noise
-from .rollout import State, rollout
+from .rollout import State, require_finite, rollout
 from .selection import require_whole_steps
 
 Pairs = list[tuple[int, int]]  # (init index, member), both from 0
@@ -153,8 +153,7 @@ class Session:
                 if state is None:
                     return
                 shown_BCHW = self._with_diagnostic(self.diagnostics[batch.model], forecaster, state)
-                if not bool(torch.isfinite(shown_BCHW).all()):
-                    raise self._divergence(shown_BCHW, state.lead_seconds, init_seconds, members)
+                self._require_finite(shown_BCHW, state.lead_seconds, init_seconds, members)
                 if self.calibration is not None:
                     shown_BCHW = self._calibrated(self.calibration, forecaster, shown_BCHW, state)
             yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, shown_BCHW,
@@ -192,15 +191,11 @@ class Session:
         rows, places = np.unique(rows_BT, return_inverse=True)
         return torch.from_numpy(self.states.read(rows)[places.reshape(rows_BT.shape)]).to(forecaster.area_weights_HW.device)
 
-    def _divergence(self, fields_BCHW: Tensor, lead_seconds: int, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> DivergenceError:
-        bad_BC = ~torch.isfinite(fields_BCHW).all(dim=-1).all(dim=-1).cpu()
-        row, channel = (int(i) for i in bad_BC.nonzero()[0])
+    def _require_finite(self, fields_BCHW: Tensor, lead_seconds: int, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> None:
         before = lead_seconds - self.forecaster.time_step
-        member = "" if self.members is None else f", member {members[row] + 1}"
-        init = format_instant(int(init_seconds[row]), self.forecaster.calendar)
-        return DivergenceError(f"the forecast diverged: {self.channels.shorts[channel]} is not finite at lead "
-                               f"{format_duration(lead_seconds)}", where=f"init {init}{member}",
-                               fix=f"{f'leads up to {format_duration(before)}' if before else 'no leads'} are kept; use a shorter --lead-time")
+        fix = f"{f'leads up to {format_duration(before)}' if before else 'no leads'} are kept; use a shorter --lead-time"
+        require_finite(fields_BCHW, self.channels.shorts, lead_seconds, init_seconds, self.forecaster.calendar, fix=fix,
+                       members=None if self.members is None else members)
 
 
 def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, init: str, lead_time: int | str, members: int | None = None,

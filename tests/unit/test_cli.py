@@ -203,11 +203,12 @@ def test_calibrate_hands_seconds_and_paths_on(program, stand_in):
 
     calls = stand_in("afno_forecast.forecast.calibration", calibrate=None)
     stand_in("afno_forecast.model_folder", read_inputs=type("Inputs", (), {"calendar": "noleap"})())
-    given = ("calibrate", "m", "--data", "a.nc", "--data", "b.nc", "--out", "n", "--lead-time", "5d")
+    given = ("calibrate", "m", "--data", "a.nc", "--data", "b.nc", "--out", "n", "--lead-time", "5d", "--batch-size", "3")
     code, _, err = program(*given, "--period", "2001-01-01/2003-12-31T18")
     assert (code, err) == (0, "")
     _, arguments, options = next(call for call in calls if call[0] == "calibrate")
-    assert arguments == (Path("m"), (Path("a.nc"), Path("b.nc")), Path("n")) and options["lead_seconds"] == 432000 and options["inits"] == 24
+    assert arguments == (Path("m"), (Path("a.nc"), Path("b.nc")), Path("n"))
+    assert (options["lead_seconds"], options["inits"], options["batch_size"]) == (432000, 24, 3)
     assert np.diff(options["period"]) == (3 * 365 - 0.25) * 86400 and options["period"][0] == parse_instant("2001-01-01", "noleap")
     code, _, err = program(*given, "--period", "2001")
     assert code == 2 and "is no period" in err
