@@ -44,7 +44,7 @@ class Budget(Strict):
         return f"{self.core_minutes:g} core minutes" if self.core_minutes is not None else f"{self.minutes:g} minutes"
 
 
-Shape = Literal["cosine", "constant", "plateau"]
+Shape = Literal["cosine", "linear", "constant", "plateau"]
 
 
 class Stage(Strict):
@@ -118,11 +118,14 @@ def learning_rate_factor(spent: float, warmup: float, shape: Shape = "cosine", r
     Args:
         spent: share of the budget.
         warmup: share of the budget over which it rises linearly from zero.
-        shape: what follows: a half cosine to zero at 1; 1; or `reduced`.
+        shape: what follows: a half cosine to zero at 1; a straight line to zero at 1; 1; or `reduced`.
         reduced: what validations without progress have left of it.
     """
     if spent < warmup:
         return spent / warmup
+    falling = min(1.0, (spent - warmup) / (1 - warmup))
     if shape == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (spent - warmup) / (1 - warmup))))
+        return 0.5 * (1 + math.cos(math.pi * falling))
+    if shape == "linear":
+        return 1 - falling
     return reduced if shape == "plateau" else 1.0
