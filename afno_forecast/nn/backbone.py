@@ -169,7 +169,8 @@ class HierarchicalBackbone(nn.Module):
         conditioned, odd = config.conditions > 0, config.odd_channels
 
         def residual(level: int) -> Stack:
-            return Stack(ResidualBlock(widths[level], edges[level], conditioned=conditioned, odd_share=odd) for _ in range(config.residual_blocks))
+            return Stack(ResidualBlock(widths[level], edges[level], conditioned=conditioned, odd_share=odd)
+                         for _ in range(config.residual_blocks_of_levels[level]))
 
         def down(level: int) -> PatchEmbed:
             return PatchEmbed(widths[level], widths[level + 1], (2, 2), edges[level], parity_C=channel_parity(widths[level], odd))

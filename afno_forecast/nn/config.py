@@ -97,16 +97,26 @@ class HierarchicalConfig(BlockConfig):
     """A 3 x 3 convolution beside the mixer: true, or depthwise (each channel by itself)."""
     widths: tuple[int, ...] = (64, 128, 256)
     """Channels of each level; each level has half the rows and columns of the one before."""
-    residual_blocks: int = 1
-    """Convolutional residual blocks on each finer level, on the way down and again on the way up."""
+    residual_blocks: int | tuple[int, ...] = 1
+    """Convolutional residual blocks on the way down and again on the way up: of every finer level, or of each, the finest first."""
 
     def __post_init__(self) -> None:
-        if not self.widths or min(self.widths) < 1 or self.depth < 0 or self.residual_blocks < 0:
+        blocks = self.residual_blocks
+        if not self.widths or min(self.widths) < 1 or self.depth < 0 or min((blocks,) if isinstance(blocks, int) else blocks, default=0) < 0:
             raise ValueError(
                 f"widths needs at least one positive number, depth and residual_blocks none below zero, "
                 f"not {self.widths}, {self.depth}, {self.residual_blocks}"
             )
+        if len(self.residual_blocks_of_levels) != len(self.widths) - 1:
+            raise ValueError(f"residual_blocks: {len(self.widths)} levels have {len(self.widths) - 1} finer ones, not the "
+                             f"{len(self.residual_blocks_of_levels)} of {list(self.residual_blocks_of_levels)}")
         _check_blocks(self, self.widths[-1])
+
+    @property
+    def residual_blocks_of_levels(self) -> tuple[int, ...]:
+        """Residual blocks of each finer level, the finest first."""
+        blocks = self.residual_blocks
+        return (blocks,) * (len(self.widths) - 1) if isinstance(blocks, int) else blocks
 
 
 BackboneConfig = PlainConfig | HierarchicalConfig | LegacyConfig

@@ -6,6 +6,7 @@ import pydantic
 import pytest
 
 from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig, build_backbone, num_parameters
+from afno_forecast.nn.block import ResidualBlock
 
 Either = pydantic.TypeAdapter(Annotated[PlainConfig | HierarchicalConfig, pydantic.Field(discriminator="kind")])
 
@@ -21,6 +22,14 @@ def test_plain_data_become_a_configuration() -> None:
     assert Either.validate_python({"kind": "hierarchical", "widths": [8, 16]}) == HierarchicalConfig(widths=(8, 16))
 
 
+def test_each_finer_level_has_its_own_number_of_residual_blocks() -> None:
+    config = Either.validate_python({"kind": "hierarchical", "widths": [4, 8, 16], "residual_blocks": [0, 2]})
+    blocks = {name for name, part in build_backbone(config, 5, 3, "sphere").named_modules() if isinstance(part, ResidualBlock)}
+    assert blocks == {f"refine_{way}.1.{number}" for way in ("down", "up") for number in (0, 1)}
+    same = [build_backbone(HierarchicalConfig(widths=(4, 8, 16), residual_blocks=given), 5, 3, "sphere").state_dict() for given in (2, (2, 2))]
+    assert same[0].keys() == same[1].keys()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -34,6 +43,9 @@ def test_plain_data_become_a_configuration() -> None:
         ({"kind": "plain", "shrink": -1.0}, "shrink"),
         ({"kind": "hierarchical", "widths": []}, "widths"),
         ({"kind": "hierarchical", "widths": [8, 12]}, "12 channels"),
+        ({"kind": "hierarchical", "residual_blocks": -1}, "none below zero"),
+        ({"kind": "hierarchical", "residual_blocks": [1, -1]}, "none below zero"),
+        ({"kind": "hierarchical", "residual_blocks": [1]}, "3 levels have 2 finer ones, not the 1 of "),
         ({"kind": "hierarchical", "latitude": "doubled"}, "double"),
         ({"kind": "pyramid"}, "pyramid"),
     ],
