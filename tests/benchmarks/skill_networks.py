@@ -162,6 +162,16 @@ DAY = replace(OURS, name="ours, 24 h", stages=DAILY, time_steps=("24h",))
 DAY_ADVECTED = replace(DAY, name="24 h, advection", advected_by=JET_AND_LOW)
 SEVERAL = replace(OURS, name="ours, 6/12/24 h", stages=DAILY, time_steps=("6h", "12h", "24h"), drawn=("6h", "12h", "24h", "24h", "24h", "24h"))
 
+STRAIGHT = OptimizerConfig(learning_rate=4e-3, schedule="linear")
+"""A learning rate that falls in a straight line, which pays at a few hundred updates: see the ablation."""
+LINEAR = replace(OURS, name="ours, linear", optimizer=STRAIGHT)
+ADVECTED_LINEAR = replace(ADVECTED, name="advection, linear", optimizer=STRAIGHT)
+DAY_LINEAR = replace(DAY, name="24 h, linear", optimizer=STRAIGHT)
+DAY_ADVECTED_LINEAR = replace(DAY_ADVECTED, name="24 h, advection, linear", optimizer=STRAIGHT)
+
+LEAN: dict[str, Any] = {"local": False, "direct": True, "residual_blocks": (0, 1)}
+"""The mixer alone, and at full resolution only stem, head and direct map."""
+
 SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "ours": (hierarchical(), OURS),
     "U-Net, our recipe": (unet(), OURS),
@@ -191,5 +201,12 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "mixer alone, advection, steps of 6, 24 h": (hierarchical(local=False, direct=True, conditions=1),
                                                  replace(SEVERAL, name="6/24 h, advection", time_steps=("6h", "24h"), drawn=("6h", "24h", "24h"),
                                                          advected_by=JET_AND_LOW)),
+    "lean, steps of 24 h": (hierarchical(**LEAN), DAY_LINEAR),
+    "lean, advection": (hierarchical(**LEAN), ADVECTED_LINEAR),
+    "lean, advection, steps of 24 h": (hierarchical(**LEAN), DAY_ADVECTED_LINEAR),
+    "lean, 48/96/192, steps of 24 h": (hierarchical(widths=WIDER, **LEAN), DAY_LINEAR),
+    "lean, advection, 48/96/192": (hierarchical(widths=WIDER, **LEAN), ADVECTED_LINEAR),
+    "U-Net, linear, steps of 24 h": (unet(), DAY_LINEAR),
+    "U-Net, advection, linear": (unet(direct=True), ADVECTED_LINEAR),
     "attention": (plain(mixer="attention", patch=(2, 2), width=192, depth=4), COMMON),
 }
