@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from skill_networks import OURS, SKILL_ROWS, Build, Recipe
+from skill_networks import SKILL_ROWS, Build, Recipe
 
 from afno_forecast.data.loader import Loader
 from afno_forecast.data.samples import find_windows
@@ -266,7 +266,7 @@ def small_scales(field_BHW: NDArray[np.float64], area_HW: NDArray[np.float64]) -
 
 @torch.no_grad()
 def stability(forecaster: Forecaster, store: Store, period: tuple[int, int], num_steps: int = 400, num_starts: int = 4) -> dict[str, Any]:
-    """Largest |z500 anomaly|, metres, over long rollouts (anomaly: from the training mean of the store's climatology, or its mean)."""
+    """Largest |z500 anomaly|, metres, over long rollouts, in steps of the model (anomaly: from the mean of the store)."""
     forecaster.eval()
     index_C = store.channel_index(forecaster.channels)
     windows = find_windows(store.times, time_step=forecaster.time_step, history=forecaster.history, num_steps=0, start=period[0], end=period[1]).index
@@ -298,9 +298,12 @@ def run(setting: Setting, rows: Rows, seeds: Sequence[int], seconds: float, out:
             path = out / f"{slug(name)}-{seed}.json"
             if path.exists():
                 figures = json.loads(path.read_text())
-                known = None if "calibrated" in figures else averaged(setting, row, seed, out / "runs" / path.stem)
+                missing = {"calibrated", *(["stability"] if name in stable else [])} - set(figures)
+                known = averaged(setting, row, seed, out / "runs" / path.stem) if missing else None
                 if known is not None:
-                    path.write_text(json.dumps(figures | {"calibrated": calibrated(known, setting, num_inits)}, indent=1) + "\n")
+                    added = {"calibrated": lambda known=known: calibrated(known, setting, num_inits),
+                             "stability": lambda known=known: stability(known, setting.store, setting.validation)}
+                    path.write_text(json.dumps(figures | {key: added[key]() for key in sorted(missing)}, indent=1) + "\n")
                 continue
             began = time.process_time()
             forecaster, figures = train_row(setting, row, costs[name], seed, seconds, out / "runs" / path.stem)
@@ -366,7 +369,7 @@ def main() -> None:
     setting = Setting(args.store, args.train, args.validation)
     names = args.rows.split(",")
     rows = {name: SKILL_ROWS[name] for name in SKILL_ROWS if slug(name) in names}
-    stable = [name for name, (_, recipe) in rows.items() if recipe.time_steps == OURS.time_steps and recipe.stages == OURS.stages]
+    stable = [name for name, (_, recipe) in rows.items() if recipe.optimizer.muon]
     run(setting, rows, [int(seed) for seed in args.seeds.split(",")], args.seconds, args.out, num_inits=args.inits, precisions=precisions_of(args),
         stable=stable)
     print(table(args.out))
