@@ -164,19 +164,27 @@ def network_config(weights: Mapping[str, torch.Tensor], published: Published, nu
         embed_dim, in_channels, *patch = kernel.shape
         out_channels = weights["head.weight"].shape[0] // (patch[0] * patch[1])
         depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-        num_blocks, num_tokens = first.shape[1], table.shape[1]
-    except (KeyError, IndexError, ValueError) as error:
+        num_blocks, num_tokens, mlp_ratio = first.shape[1], table.shape[1], hidden / embed_dim
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"this is no AFNO: {_first_words(error)} is missing or of another shape", where=str(where), fix=fix) from error
     if in_channels != out_channels or in_channels != num_channels:
         raise CheckpointError(f"the network reads {in_channels} channels and gives {out_channels}; {num_channels} are named", where=str(where),
                               fix=f"give --channels with {in_channels} names" if in_channels == out_channels else fix)
-    rows, columns = published.grid
+    (rows, columns), num_tokens = published.grid, table.shape[1]
     if rows % patch[0] or columns % patch[1] or (rows // patch[0]) * (columns // patch[1]) != num_tokens:
         raise CheckpointError(f"the position table has {num_tokens:,} patches of {patch[0]}x{patch[1]} cells, not {rows}x{columns} cells",
                               where=str(where), fix="give the grid of the weights, for example --grid 720x1440")
-    return LegacyConfig(kind="legacy", grid=published.grid, patch=(patch[0], patch[1]), embed_dim=embed_dim, depth=depth, num_blocks=num_blocks,
-                        mlp_ratio=hidden / embed_dim, hard_thresholding_fraction=published.fraction, sparsity_threshold=published.shrink,
-                        double_skip=published.double_skip)
+    try:
+        config = LegacyConfig(kind="legacy", grid=published.grid, patch=(patch[0], patch[1]), embed_dim=embed_dim, depth=depth, num_blocks=num_blocks,
+                              mlp_ratio=mlp_ratio, hard_thresholding_fraction=published.fraction, sparsity_threshold=published.shrink,
+                              double_skip=published.double_skip)
+    except ValueError as error:
+        raise CheckpointError(f"this is no AFNO: {error}", where=str(where), fix=fix) from error
+    spoilt = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if spoilt:
+        raise CheckpointError(f"weights of {', '.join(spoilt[:3])}{' and more' * (len(spoilt) > 3)} are not finite", where=str(where),
+                              fix="download it again")
+    return config
 
 
 def _checked(config: LegacyConfig, weights: Mapping[str, torch.Tensor], num_channels: int, where: Path) -> dict[str, torch.Tensor]:

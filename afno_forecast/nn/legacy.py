@@ -139,7 +139,7 @@ class _PatchEmbed(nn.Module):
 
 
 class _MLP(nn.Module):
-    """Holds the weights; `_Block` runs them."""
+    """Holds the weights; `LegacyBlock` runs them."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class _MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
 
-class _Block(nn.Module):
+class LegacyBlock(nn.Module):
     """Norm, mixer, skip, norm, MLP, skip."""
 
     def __init__(self, config: LegacyConfig) -> None:
@@ -157,7 +157,7 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=_EPSILON)
         self.filter = LegacyMixer(dim, config.num_blocks, fraction=config.hard_thresholding_fraction, shrink=config.sparsity_threshold)
         self.norm2 = nn.LayerNorm(dim, eps=_EPSILON)
-        self.mlp = _MLP(dim, int(dim * config.mlp_ratio))
+        self.mlp = _MLP(dim, int(dim * config.mlp_ratio + 1e-6))  # a ratio of whole numbers comes back to them
 
     def forward(self, x_BhwD: Tensor, keep_hidden: bool) -> Tensor:
         """Without a backward pass the tokens are written over."""
@@ -189,7 +189,7 @@ class LegacyNetwork(nn.Module):
         dim, (rows, columns) = config.embed_dim, config.patch
         self.patch_embed = _PatchEmbed(in_channels, dim, config.patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(config.tokens), dim))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(LegacyBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim, eps=_EPSILON)
         self.norm.requires_grad_(False)  # published, and used by nothing
         self.head = nn.Linear(dim, out_channels * rows * columns, bias=False)

@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..forecaster import Forecaster
 from ..nn.backbone import set_checkpointing
 from ..nn.block import MixerBlock, ResidualBlock
+from ..nn.legacy import LegacyBlock
 from .spatial import Rows, split_network
 
 
@@ -120,7 +121,7 @@ def parallelize(forecaster: Forecaster, mesh: Mesh, *, sharded: bool = False, ch
     blocks = [part for part in forecaster.backbone.modules() if isinstance(part, MixerBlock | ResidualBlock)]
     set_checkpointing(forecaster.backbone, checkpointing)
     if compile_blocks:
-        for block in blocks:
+        for block in [*blocks, *(part for part in forecaster.backbone.modules() if isinstance(part, LegacyBlock))]:
             block.compile()
     layout = Layout(mesh, sharded=sharded and mesh.world.size > 1)
     if mesh.spatial.size > 1 or mesh.block.size > 1:

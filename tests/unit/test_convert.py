@@ -18,7 +18,7 @@ from afno_forecast import cli, model_folder, model_summary
 from afno_forecast.convert import FOURCASTNET_20, FOURCASTNET_26, Published, channel_set, convert, read_state_dict
 from afno_forecast.errors import CheckpointError, ConfigError, DataError
 from afno_forecast.forecast.produce import produce_forecast
-from afno_forecast.nn.legacy import LegacyConfig, LegacyNetwork, build
+from afno_forecast.nn.legacy import LegacyBackbone, LegacyConfig, LegacyNetwork, build
 
 NAMES = ("u10", "z500", "t2m")
 GRID, PATCH = (12, 24), 4
@@ -185,6 +185,29 @@ def test_other_networks_are_no_afno(files: dict[str, Path], tmp_path: Path, weig
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds no state dict"):
         read_state_dict(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize(("name", "shape"), [("blocks.0.filter.w1", (2, 3, 2, 2)), ("blocks.0.filter.w1", (2, 0, 2, 2)),
+                                              ("patch_embed.proj.weight", (16, 3, 0, 4)), ("patch_embed.proj.weight", (0, 3, 4, 4)),
+                                              ("blocks.0.mlp.fc1.weight", (0, 16))])
+def test_weights_of_impossible_shapes_are_no_afno(name: str, shape: tuple[int, ...], files: dict[str, Path], tmp_path: Path,
+                                                  weights: dict[str, torch.Tensor]) -> None:
+    torch.save(weights | {name: torch.zeros(shape)}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match="AFNO"):
+        convert(tmp_path / "odd.pt", tmp_path / "out", PUBLISHED, means=files["means"], stds=files["stds"])
+
+
+def test_weights_that_are_not_finite_are_refused(files: dict[str, Path], tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    torch.save(weights | {"head.weight": torch.full_like(weights["head.weight"], torch.nan)}, tmp_path / "nan.pt")
+    with pytest.raises(CheckpointError, match=r"weights of head\.weight are not finite"):
+        convert(tmp_path / "nan.pt", tmp_path / "out", PUBLISHED, means=files["means"], stds=files["stds"])
+
+
+@pytest.mark.parametrize(("dim", "hidden"), [(88, 120), (56, 61), (152, 405), (176, 469)])
+def test_any_number_of_hidden_channels_comes_back_from_its_ratio(dim: int, hidden: int) -> None:
+    config = LegacyConfig("legacy", (8, 8), (4, 4), dim, 1, mlp_ratio=hidden / dim)
+    assert LegacyBackbone(config, 2, 2).network.blocks[0].mlp.fc1.out_features == hidden
+    assert LegacyBackbone(LegacyConfig("legacy", (8, 8), (4, 4), 176, 1, mlp_ratio=8 / 3), 2, 2).network.blocks[0].mlp.fc1.out_features == 469
 
 
 @pytest.mark.parametrize("values", [np.zeros(3), np.array([1.0, np.nan, 2.0]), np.ones(2), np.ones((3, 3)), np.array([{"a": 1}], dtype=object)])

@@ -1,13 +1,17 @@
 """Networks compile whole, without a break in the graph, and the compiled ones give what the eager ones give, gradients too."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from afno_forecast.distributed import Mesh
 from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
 from afno_forecast.nn.legacy import LegacyConfig
 from afno_forecast.nn.mixers import MIXERS, MixerOptions
+from afno_forecast.training.parallel import parallelize
 
 # the compiler itself makes an instance of autograd.Function for each one it traces
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -51,6 +55,18 @@ def test_each_network_compiles_whole(config) -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     agree(network, torch.randn(2, 2, 8, 12))
+
+
+@pytest.mark.parametrize("config", [
+    PlainConfig(patch=(3, 2), width=8, depth=2, num_blocks=2), HierarchicalConfig(widths=(4, 8), depth=1, num_blocks=2),
+    LegacyConfig(kind="legacy", grid=(8, 12), patch=(2, 3), embed_dim=8, depth=2, num_blocks=2)], ids=lambda config: config.kind)
+def test_compile_reaches_the_blocks_of_every_network(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    backbone = build_backbone(config, 2, 3, "sphere")
+    parallelize(SimpleNamespace(backbone=backbone), Mesh(), compile_blocks=True)
+    assert {type(module).__name__ for module in compiled} <= {"MixerBlock", "ResidualBlock", "LegacyBlock"}
+    assert len(compiled) == sum(type(module).__name__.endswith("Block") for module in backbone.modules()) > 0
 
 
 @pytest.mark.slow
