@@ -91,6 +91,11 @@ def split_network(backbone: nn.Module, num_rows: int, mesh: Mesh, boundary: Boun
     rows = None
     if mesh.spatial.size > 1:
         rows = divide_rows(num_rows, _factors(backbone), mesh.spatial)
+        overlapping = any(isinstance(part, PatchEmbed) and part.overlap for part in backbone.modules())
+        if overlapping or backbone.coarsen != (1, 1):
+            raise ConfigError(f"a network with {'overlapping patches' if overlapping else 'coarsen'} cannot be divided by rows",
+                              where="training.parallel.spatial",
+                              fix=f"use training.parallel.data, or leave out model.backbone.{'overlap' if overlapping else 'coarsen'}")
         if boundary == "periodic" and num_rows % max(rows.factors):
             raise ConfigError(f"{num_rows} periodic rows are not a whole number of patches of {max(rows.factors)}",
                               where="training.parallel.spatial", fix="choose a patch that divides the rows, or training.parallel.spatial=1")
