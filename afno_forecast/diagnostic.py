@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from .channels import Channel, ChannelSet
 from .config import Strict
 from .errors import ConfigError
-from .forecaster import Forecaster
+from .forecaster import Forecaster, on_grid
+from .grid import Grid
 from .nn.backbone import HierarchicalConfig, PlainConfig, build_backbone
 from .times import parse_duration
 
@@ -46,13 +47,14 @@ class Diagnostic(nn.Module):
         config: network and transform.
         forecaster: whose states it reads, whose statistics and forcing it shares; it is no part of this module.
         outputs: channels that are told, in the order of the configuration.
+        trained_on: the grid of training, where it is not the forecaster's.
 
     Raises ConfigError when the configuration does not fit the outputs, the forecaster's channels or itself.
     """
 
     scale_O11: Tensor
 
-    def __init__(self, config: DiagnosticConfig, forecaster: Forecaster, outputs: ChannelSet) -> None:
+    def __init__(self, config: DiagnosticConfig, forecaster: Forecaster, outputs: ChannelSet, trained_on: Grid | None = None) -> None:
         super().__init__()
         if len(config.scale) != len(outputs):
             raise ConfigError(f"{len(config.scale)} scales do not fit {len(outputs)} channels", where="diagnostic.scale",
@@ -69,7 +71,8 @@ class Diagnostic(nn.Module):
         if config.backbone.conditions not in (0, conditions):
             raise ConfigError(f"the network is to read {config.backbone.conditions} conditions and is given {conditions}",
                               where="diagnostic.backbone.conditions", fix="leave it out: it follows from diagnostic.longest_lead")
-        self.backbone = build_backbone(replace(config.backbone, conditions=conditions), num_inputs, len(outputs), forecaster.grid.boundary)
+        network, extent = on_grid(replace(config.backbone, conditions=conditions), forecaster.grid, trained_on)
+        self.backbone = build_backbone(network, num_inputs, len(outputs), forecaster.grid.boundary, extent=extent)
         self.register_buffer("scale_O11", torch.tensor(config.scale, dtype=torch.float32)[:, None, None], persistent=False)
 
     def transform(self, amount: Tensor) -> Tensor:

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, get_args
 
@@ -19,12 +20,13 @@ from .advection import Advection
 from .channels import ChannelSet
 from .config import Strict
 from .constraints import Constraints, ConstraintsConfig
-from .errors import ConfigError
+from .errors import ConfigError, ForecastError, is_out_of_memory
 from .forcing import FORCINGS, Forcing
 from .grid import Grid
 from .nn.backbone import BackboneConfig, HierarchicalConfig, PlainConfig, build_backbone
 from .nn.jitter import rolled
 from .nn.legacy import LegacyConfig
+from .nn.padding import POLAR
 from .noise import NoiseFields
 from .normalize import Normalizer
 from .times import format_duration, parse_duration
@@ -258,11 +260,15 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
     if isinstance(config.backbone, LegacyConfig) and config.backbone.grid != inputs.grid.shape:
         raise ConfigError(f"the network's position table is for {config.backbone.grid[0]}x{config.backbone.grid[1]} cells; the data are on "
                           f"{inputs.grid.describe()}", where="model.backbone.grid", fix="give data on that grid, or use the backbone plain")
-    parity = _vector_parity(config, inputs.channels)
-    network, extent = _on_grid(_conditioned(config.backbone, len(steps)), inputs)
+    network, extent = on_grid(_conditioned(config.backbone, len(steps)), inputs.grid, inputs.trained_on)
+    signs = [-1 if channel.is_vector else 1 for channel in inputs.channels]
+    parity = signs if config.vector_parity else None
+    if parity is not None and inputs.trained_on is None:
+        _require_parity_used(network, inputs)
+    signs_known = config.predicts == "tendency" or config.vector_parity  # a normalised state has its zero elsewhere
     backbone = build_backbone(network, (config.history + num_carried) * num_channels + num_others, num_channels, inputs.grid.boundary,
                               parity=None if parity is None else [*parity * config.history, *[1] * num_others, *parity * num_carried],
-                              extent=extent)
+                              out_parity=signs if signs_known else None, extent=extent)
     mean = inputs.mean if parity is None else np.where(np.array(parity) < 0, 0.0, inputs.mean)  # a sign changes about zero
     scale_unknown = config.predicts == "state" and bool(np.isnan(inputs.tendency_std).all())
     tendency_std = inputs.std if scale_unknown else inputs.tendency_std  # of a loss only, where the network gives the state
@@ -272,15 +278,19 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
                       advection=advection)
 
 
-def _vector_parity(config: ModelConfig, channels: ChannelSet) -> list[int] | None:
-    """-1 for components of vectors, +1 for scalars; None unless asked for. Raises ConfigError where it is asked for and would do nothing."""
-    if not config.vector_parity:
-        return None
-    parity = [-1 if channel.is_vector else 1 for channel in channels]
-    if isinstance(config.backbone, LegacyConfig) or min(parity) > 0:
-        raise ConfigError("vector_parity does nothing for published networks, or where no channel is a component of the wind",
-                          where="model.vector_parity", fix="leave it out")
-    return parity
+def _require_parity_used(network: BackboneConfig, inputs: ModelInputs) -> None:
+    """Raise ConfigError where `vector_parity` would do nothing."""
+    reason = ""
+    if isinstance(network, LegacyConfig):
+        reason = "published networks do not look over the poles"
+    elif not any(channel.is_vector for channel in inputs.channels):
+        reason = "no channel is a component of the wind"
+    elif inputs.grid.boundary not in POLAR:
+        reason = f"{inputs.grid.describe()} does not reach over the poles"
+    elif isinstance(network, PlainConfig) and not network.overlap and not -(-inputs.grid.shape[0] // network.coarsen[0]) % network.patch[0]:
+        reason = f"patches of {network.patch[0]} rows without overlap end at the poles"
+    if reason:
+        raise ConfigError(f"vector_parity does nothing here: {reason}", where="model.vector_parity", fix="leave it out")
 
 
 def cells_as_one(grid: Grid, trained_on: Grid) -> tuple[int, int]:
@@ -289,16 +299,38 @@ def cells_as_one(grid: Grid, trained_on: Grid) -> tuple[int, int]:
     return rows, columns
 
 
-def _on_grid(config: BackboneConfig, inputs: ModelInputs) -> tuple[BackboneConfig, tuple[float, float] | None]:
-    """The network for a grid it was not trained on, and that grid's share of the training's; on the grid of training the network as it is.
+def on_grid(config: BackboneConfig, grid: Grid, trained_on: Grid | None) -> tuple[BackboneConfig, tuple[float, float] | None]:
+    """The network for a grid it was not trained on, and that grid's share of the training's; on the grid of training (None) the network as it is.
 
     Where cells are half as large or smaller, as many as make one of the training's are read as one: convolutions and patches count in cells.
     """
-    if inputs.trained_on is None or isinstance(config, LegacyConfig):
+    if trained_on is None or isinstance(config, LegacyConfig):
         return config, None
-    extent = inputs.grid.lengths[0] / inputs.trained_on.lengths[0], inputs.grid.lengths[1] / inputs.trained_on.lengths[1]
-    rows, columns = cells_as_one(inputs.grid, inputs.trained_on)
+    if config.mixer == "gfn" and grid.boundary != trained_on.boundary:
+        raise ConfigError(f"the mixer gfn belongs to {trained_on.describe()}; the data are on {grid.describe()}", where="model.backbone.mixer",
+                          fix="give data on the model's grid, or train with the mixer afno")
+    extent = grid.lengths[0] / trained_on.lengths[0], grid.lengths[1] / trained_on.lengths[1]
+    rows, columns = cells_as_one(grid, trained_on)
     return replace(config, coarsen=(rows * config.coarsen[0], columns * config.coarsen[1])), extent
+
+
+@contextlib.contextmanager
+def told_if_unfit(grid: Grid) -> Iterator[None]:
+    """Raises ConfigError for what goes wrong when a network meets a grid that it does not fit."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, ForecastError) or is_out_of_memory(error):
+            raise
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"the network does not fit the data on {grid.describe()}: {first}", where="model.backbone") from error
+
+
+def try_network(forecaster: Forecaster) -> None:
+    """One pass of zeros."""
+    with torch.no_grad():
+        forecaster.backbone(torch.zeros(1, forecaster.num_inputs, *forecaster.grid.shape, device=forecaster.area_weights_HW.device),
+                            *forecaster.condition(forecaster.time_step, 1))
 
 
 def _conditioned(config: BackboneConfig, num_steps: int) -> BackboneConfig:

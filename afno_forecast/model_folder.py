@@ -230,12 +230,16 @@ def save_calibrated(source: Path, folder: Path, calibration: xr.Dataset) -> None
 
 
 def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
-    """The diagnostic network of a model folder, with its forecaster's statistics and forcing; None where there is none. Raises CheckpointError."""
+    """The diagnostic network of a model folder, with its forecaster's grid, statistics and forcing; None where there is none.
+
+    Raises CheckpointError, or ConfigError where it does not run on the forecaster's grid.
+    """
     from pydantic import ValidationError
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from .diagnostic import Diagnostic, DiagnosticConfig
+    from .forecaster import told_if_unfit
 
     path = Path(folder) / DIAGNOSTIC
     if not path.exists():
@@ -247,7 +251,9 @@ def load_diagnostic(folder: Path, forecaster: Forecaster) -> Diagnostic | None:
         weights = load_file(str(path.with_name(DIAGNOSTIC_WEIGHTS)))
     except (ValidationError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the diagnostic network cannot be read: {error}", where=str(path), fix="copy the folder again") from error
-    diagnostic = Diagnostic(config, forecaster, outputs)
+    trained_on = read_inputs(Path(folder)).grid
+    with told_if_unfit(forecaster.grid):
+        diagnostic = Diagnostic(config, forecaster, outputs, None if forecaster.grid.matches(trained_on) else trained_on)
     load_weights(diagnostic, weights, path.with_name(DIAGNOSTIC_WEIGHTS))
     return diagnostic.eval()
 
@@ -337,7 +343,7 @@ def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None
     from safetensors.torch import load_file
 
     from .forcing import static_scales
-    from .forecaster import build_forecaster
+    from .forecaster import build_forecaster, told_if_unfit, try_network
 
     folder = Path(folder)
     _recover(folder)
@@ -346,7 +352,12 @@ def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None
     if on is not None:
         inputs = replace(inputs, grid=on[0], static=on[1], static_scales=static_scales(inputs.static, inputs.grid),
                          trained_on=inputs.grid)
-    forecaster = build_forecaster(config, inputs)
+    if on is None:
+        forecaster = build_forecaster(config, inputs)
+    else:
+        with told_if_unfit(inputs.grid):
+            forecaster = build_forecaster(config, inputs)
+            try_network(forecaster)
     try:
         weights = load_file(str(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:

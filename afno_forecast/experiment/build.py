@@ -15,8 +15,8 @@ from ..data.loader import Loader
 from ..data.sources_files import is_zarr
 from ..data.store import Store, is_store
 from ..data.tendencies import tendency_std
-from ..errors import ConfigError, DataError, ForecastError, is_out_of_memory
-from ..forecaster import Forecaster, ModelInputs, build_forecaster, time_steps_of
+from ..errors import ConfigError, DataError
+from ..forecaster import Forecaster, ModelInputs, build_forecaster, time_steps_of, told_if_unfit, try_network
 from ..times import format_duration, format_instant, parse_duration
 from ..training.parallel import Layout
 from ..training.stages import with_stages
@@ -81,17 +81,10 @@ def model_inputs(experiment: Experiment, store: Store | DirectStore, *, measure:
 def first_forecaster(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
     """The forecaster with its first weights, on its device, after one pass of zeros. Raises ConfigError when the network does not fit the data."""
     torch.manual_seed(experiment.seed)
-    try:
+    with told_if_unfit(inputs.grid):
         forecaster = build_forecaster(experiment.model, inputs)
         forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        with torch.no_grad():
-            forecaster.backbone(torch.zeros(1, forecaster.num_inputs, *inputs.grid.shape, device=forecaster.area_weights_HW.device),
-                                *forecaster.condition(forecaster.time_step, 1))
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, ForecastError) or is_out_of_memory(error):
-            raise
-        first = str(error).partition("\n")[0]
-        raise ConfigError(f"the network does not fit the data on {inputs.grid.describe()}: {first}", where="model.backbone") from error
+        try_network(forecaster)
     return forecaster
 
 

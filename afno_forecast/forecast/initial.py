@@ -129,8 +129,15 @@ def load_on_other_grid(model: Path, data: Data, states: States, echo: Callable[[
         echo("note: a limited area has no neighbours: what should come in over its edges is made up, and spoils the forecast from there")
     rows, columns = cells_as_one(states.grid, inputs.grid)
     if (rows, columns) != (1, 1):
-        echo(f"note: the network reads the mean of every {rows} x {columns} cells, the size it was trained with, and moves nothing smaller")
+        echo(f"note: the network reads the mean of every {rows} x {columns} cells ({_size(states.grid, rows, columns)}) as one of those it was "
+             f"trained with ({_size(inputs.grid)}), and moves nothing smaller")
     return model_folder.load(model, on=(states.grid, dict(zip(inputs.static, fields, strict=True))))
+
+
+def _size(grid: Grid, rows: int = 1, columns: int = 1) -> str:
+    """Of so many cells, in degrees or in the unit of the coordinates."""
+    height, width = (number * length / count for number, length, count in zip((rows, columns), grid.lengths, grid.shape, strict=True))
+    return f"{height:.3g} x {width:.3g}{' degrees' if isinstance(grid, LatLonGrid) else ''}"
 
 
 def _static_channels(data: Data) -> ChannelSet:

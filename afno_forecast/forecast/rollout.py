@@ -114,7 +114,7 @@ def _checked_steps(forecaster: Forecaster, history_BTCHW: Tensor, init_seconds: 
         raise DataError(f"history of shape {tuple(history_BTCHW.shape)} and {len(init_seconds)} init times do not fit a model that reads "
                         f"{forecaster.history} states")
     steps = forecaster.time_steps if time_steps is None else tuple(time_steps)
-    if not steps or any(s % steps[0] for s in steps):
+    if not steps or any(s % steps[0] for s in steps) or list(steps) != sorted(set(steps)):
         raise ConfigError(f"steps of {', '.join(map(format_duration, steps)) or 'nothing'} do not reach every lead time",
                           fix="give ascending multiples of the first")
     return steps

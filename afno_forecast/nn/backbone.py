@@ -30,7 +30,8 @@ __all__ = ["BackboneConfig", "HierarchicalConfig", "PlainConfig", "build_backbon
 
 
 def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, boundary: Boundary, *,
-                   parity: Sequence[float] | None = None, extent: tuple[float, float] | None = None) -> nn.Module:
+                   parity: Sequence[float] | None = None, out_parity: Sequence[float] | None = None,
+                   extent: tuple[float, float] | None = None) -> nn.Module:
     """The network of a configuration.
 
     Args:
@@ -40,6 +41,7 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         boundary: what lies beyond the edges of the grid, see `padding.pad`.
         parity: what a stem that sees over the poles makes of each input channel there: +1 for scalars, -1 for components of horizontal
             vectors such as the wind, which change sign; all +1 by default.
+        out_parity: the same of each output channel, for an output that is spread from coarser cells (`coarsen`).
         extent: for a network trained on another domain, the rows and columns of this grid as shares of that domain's (of its lengths,
             not of its numbers of cells): wavenumber bands are then told by the wavelengths of training, and what concerns poles is left
             out where this grid has none. By default the domain of training is this grid's.
@@ -59,12 +61,17 @@ def build_backbone(config: BackboneConfig, in_channels: int, out_channels: int, 
         return LegacyBackbone(config, in_channels, out_channels)
     unit = _band_unit(config, boundary, extent or (1.0, 1.0))
     config = _for_poles(config, boundary, transfer=extent is not None)
-    if parity is not None and (len(parity) != in_channels or {abs(sign) for sign in parity} - {1}):
-        raise ValueError(f"parity is +1 or -1 for each of the {in_channels} input channels, not {list(parity)}")
-    parity_C = None if parity is None or min(parity) > 0 else torch.tensor(parity, dtype=torch.float32)
+    signs = _signs(parity, in_channels, "input"), _signs(out_parity, out_channels, "output")
     if isinstance(config, PlainConfig):
-        return PlainBackbone(config, in_channels, out_channels, boundary, parity_C, unit)
-    return HierarchicalBackbone(config, in_channels, out_channels, boundary, parity_C, unit)
+        return PlainBackbone(config, in_channels, out_channels, boundary, signs, unit)
+    return HierarchicalBackbone(config, in_channels, out_channels, boundary, signs, unit)
+
+
+def _signs(parity: Sequence[float] | None, count: int, which: str) -> Tensor | None:
+    """The parity of channels as a tensor; None where no channel changes sign. Raises ValueError."""
+    if parity is not None and (len(parity) != count or {abs(sign) for sign in parity} - {1}):
+        raise ValueError(f"parity is +1 or -1 for each of the {count} {which} channels, not {list(parity)}")
+    return None if parity is None or min(parity) > 0 else torch.tensor(parity, dtype=torch.float32)
 
 
 def _for_poles(config: PlainConfig | HierarchicalConfig, boundary: Boundary, *, transfer: bool) -> PlainConfig | HierarchicalConfig:
@@ -120,13 +127,14 @@ def _coarse(boundary: Boundary) -> Boundary:
 class PlainBackbone(nn.Module):
     """Patch embedding (`stem`), blocks, norm and patch recovery (`head`), or patch recovery (`recover`) and a convolution (`head`)."""
 
-    parity_C: Tensor | None
+    out_parity_C: Tensor | None
 
-    def __init__(self, config: PlainConfig, in_channels: int, out_channels: int, boundary: Boundary, parity_C: Tensor | None,
+    def __init__(self, config: PlainConfig, in_channels: int, out_channels: int, boundary: Boundary, parity: tuple[Tensor | None, Tensor | None],
                  unit: tuple[float, float]) -> None:
         super().__init__()
         self.conditions, self.coarsen, self.boundary = config.conditions, config.coarsen, boundary
-        self.register_buffer("parity_C", parity_C, persistent=False)
+        parity_C, out_parity_C = parity
+        self.register_buffer("out_parity_C", out_parity_C, persistent=False)
         inner = boundary if config.coarsen == (1, 1) else _coarse(boundary)
         weights_patch = config.weights_patch or config.patch
         self.stem = PatchEmbed(in_channels, config.width, weights_patch, inner, parity_C=parity_C, overlap=config.overlap)
@@ -134,7 +142,8 @@ class PlainBackbone(nn.Module):
         self.norm = Norm(config.width, conditioned=config.conditions > 0)
         recover = PatchRecovery(config.width, config.decoder_channels or out_channels, weights_patch)
         self.recover = recover if config.decoder_channels else None
-        self.head = BoundaryConv(config.decoder_channels, out_channels, inner) if config.decoder_channels else recover
+        hidden_parity_C = channel_parity(config.decoder_channels, config.odd_channels)
+        self.head = BoundaryConv(config.decoder_channels, out_channels, inner, parity_C=hidden_parity_C) if config.decoder_channels else recover
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.direct = _direct(in_channels, out_channels) if config.direct else None
@@ -145,23 +154,25 @@ class PlainBackbone(nn.Module):
         """(B, C_in, H, W), with the scalars of each sample where the network has `conditions`, to (B, C_out, H, W), float32 or wider."""
         check_condition(condition_BD, self.conditions, x_BCHW.shape[0])
         features_BE = self.condition_embed(condition_BD) if self.condition_embed else None
-        cells_BCHW = coarsen(x_BCHW, self.coarsen, self.boundary, self.parity_C)
+        cells_BCHW = coarsen(x_BCHW, self.coarsen, self.boundary)
         size = (cells_BCHW.shape[2], cells_BCHW.shape[3])
         tokens = self.norm(self.blocks(self.stem(cells_BCHW.permute(0, 2, 3, 1)), features_BE), features_BE)
         out_BHWC = self.head(tokens, size) if self.recover is None else self.head(nn.functional.gelu(self.recover(tokens, size)))
-        return spread(_out(out_BHWC, cells_BCHW, self.direct), self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
+        return spread(_out(out_BHWC, cells_BCHW, self.direct), self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary),
+                      self.out_parity_C)
 
 
 class HierarchicalBackbone(nn.Module):
     """Stem, way down, blocks on the coarsest level, way up with skips, head."""
 
-    parity_C: Tensor | None
+    out_parity_C: Tensor | None
 
-    def __init__(self, config: HierarchicalConfig, in_channels: int, out_channels: int, boundary: Boundary, parity_C: Tensor | None,
-                 unit: tuple[float, float]) -> None:
+    def __init__(self, config: HierarchicalConfig, in_channels: int, out_channels: int, boundary: Boundary,
+                 parity: tuple[Tensor | None, Tensor | None], unit: tuple[float, float]) -> None:
         super().__init__()
         self.conditions, self.coarsen, self.boundary = config.conditions, config.coarsen, boundary
-        self.register_buffer("parity_C", parity_C, persistent=False)
+        parity_C, out_parity_C = parity
+        self.register_buffer("out_parity_C", out_parity_C, persistent=False)
         widths = config.widths
         edges = [boundary if config.coarsen == (1, 1) else _coarse(boundary)] + [_coarse(boundary)] * (len(widths) - 1)
         finer = range(len(widths) - 1)
@@ -191,7 +202,7 @@ class HierarchicalBackbone(nn.Module):
         """(B, C_in, H, W), with the scalars of each sample where the network has `conditions`, to (B, C_out, H, W), float32 or wider."""
         check_condition(condition_BD, self.conditions, x_BCHW.shape[0])
         features_BE = self.condition_embed(condition_BD) if self.condition_embed else None
-        cells_BCHW = coarsen(x_BCHW, self.coarsen, self.boundary, self.parity_C)
+        cells_BCHW = coarsen(x_BCHW, self.coarsen, self.boundary)
         x_BHWC = self.stem(cells_BCHW.permute(0, 2, 3, 1).contiguous())
         skips: list[Tensor] = []
         for refine, down in zip(self.refine_down, self.down, strict=True):
@@ -204,7 +215,7 @@ class HierarchicalBackbone(nn.Module):
             raised = up(x_BHWC, (skip_BHWC.shape[1], skip_BHWC.shape[2]))
             x_BHWC = refine(join(torch.cat([raised, skip_BHWC.to(raised.dtype)], -1)), features_BE)
         out_BCHW = _out(self.head(self.norm(x_BHWC, features_BE)), cells_BCHW, self.direct)
-        return spread(out_BCHW, self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary))
+        return spread(out_BCHW, self.coarsen, (x_BCHW.shape[2], x_BCHW.shape[3]), _coarse(self.boundary), self.out_parity_C)
 
 
 def _out(x_BHWC: Tensor, cells_BCHW: Tensor, direct: nn.Linear | None) -> Tensor:

@@ -31,9 +31,10 @@ class BlockConfig:
     mixer: MixerName = field(default="afno", metadata=_doc(
         "Token mixer: afno, legacy (FourCastNet's, for comparison), fno, gfn, attention or identity."))
     hidden_factor: float = field(default=1.0, metadata=_doc("Hidden channels of a block in the spectral weights, as a multiple of its channels."))
-    fraction: float = field(default=1.0, metadata=_doc("Modes with |wavenumber| <= fraction of Nyquist are kept, per axis; in (0, 1]."))
+    fraction: float = field(default=1.0, metadata=_doc(
+        "Modes with |wavenumber| <= fraction of Nyquist are kept, per axis; in (0, 1]. With the mixer legacy: the published selection."))
     shrink: float = field(default=0.0, metadata=_doc(
-        "Soft-shrink threshold as a share of the mixed field's root mean square, the third economy; 0 is off."))
+        "Soft-shrink threshold as a share of the mixed field's root mean square, the third economy; 0 is off. With the mixer legacy it is absolute."))
     learned_shrink: bool = field(default=False, metadata=_doc("Learn a factor on shrink for each band and block."))
     num_bands: int = field(default=1, metadata=_doc(
         "Wavenumber bands (octaves) with spectral weights of their own; 1: the same weights for all modes, the second economy."))
@@ -78,8 +79,8 @@ class PlainConfig(BlockConfig):
                              f"and {self.decoder_channels}")
         if self.overlap and self.weights_patch not in (None, self.patch):
             raise ValueError("overlap: weights of overlapping patches cannot be resampled; leave out overlap or weights_patch")
-        if self.odd_channels and self.latitude == "periodic" and not self.local:
-            raise ValueError("odd_channels: does nothing in a plain network without local and with latitude periodic; leave it out")
+        if self.odd_channels and self.latitude == "periodic" and not self.local and not self.decoder_channels:
+            raise ValueError("odd_channels: does nothing in a plain network without local, without decoder_channels and with latitude periodic")
         _check_blocks(self, self.width)
 
 

@@ -22,6 +22,7 @@ Bands = tuple[int, tuple[float, float]]
 """Number of wavenumber bands, and the wavenumber of one cycle over the rows and over the columns."""
 
 _MATMUL_LIMIT = 300.0
+_ROUNDING = 1e-6  # of lengths that were read from coordinates in single precision
 
 
 def kept_wavenumbers(num_points: int, fraction: float, *, half: bool) -> tuple[int, ...]:
@@ -141,8 +142,8 @@ def _circle(wavenumbers: Tensor, num_points: int, period: int) -> tuple[Tensor, 
 
 
 def band_of_wavenumber(wavenumber: float, num_bands: int) -> int:
-    """Octave of an absolute wavenumber: 0-1, 2-3, 4-7 and so on; the last band is open."""
-    return min(max(int(abs(wavenumber)), 1).bit_length() - 1, num_bands - 1)
+    """Octave of an absolute wavenumber: 0-1, 2-3, 4-7 and so on; the last band is open. What rounding takes off a whole number does not count."""
+    return min(max(int(abs(wavenumber) * (1 + _ROUNDING)), 1).bit_length() - 1, num_bands - 1)
 
 
 def _bands(modes: Modes, bands: Bands) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from .padding import Boundary, pad
+from .padding import POLAR, Boundary, pad
 
 
 @lru_cache(maxsize=256)
@@ -44,18 +44,23 @@ def recovery_weights(weight_IO: Tensor, old: tuple[int, int], new: tuple[int, in
     return torch.einsum("rcxo,sr,dc->sdxo", weight_rcCO, rows, columns).flatten(0, 2).view(-1, *weight_IO.shape[1:])
 
 
-def coarsen(x_BCHW: Tensor, cells: tuple[int, int], boundary: Boundary, parity_C: Tensor | None = None) -> Tensor:
-    """Means over `cells` rows x columns, (B, C, ceil(H / rows), ceil(W / columns)); what is missing in the last ones lies beyond the edge."""
+def coarsen(x_BCHW: Tensor, cells: tuple[int, int], boundary: Boundary) -> Tensor:
+    """Means over `cells` rows x columns, (B, C, ceil(H / rows), ceil(W / columns)).
+
+    What is missing in the last ones lies beyond the edge, but for rows beyond a pole: there the mean is over those that are left, since what lies
+    beyond has another sign for components of vectors.
+    """
     if cells == (1, 1):
         return x_BCHW
-    missing = (-x_BCHW.shape[-2] % cells[0], -x_BCHW.shape[-1] % cells[1])
-    return nn.functional.avg_pool2d(pad(x_BCHW, (0, missing[0]), (0, missing[1]), boundary, parity_C), cells)
+    missing_rows = 0 if boundary in POLAR else -x_BCHW.shape[-2] % cells[0]
+    around = pad(x_BCHW, (0, missing_rows), (0, -x_BCHW.shape[-1] % cells[1]), boundary)
+    return nn.functional.avg_pool2d(around, cells, ceil_mode=True, count_include_pad=False)
 
 
-def spread(x_BCHW: Tensor, cells: tuple[int, int], size: tuple[int, int], boundary: Boundary) -> Tensor:
-    """Linear interpolation between centres to `cells` rows x columns for each, cut to `size`, (B, C, *size)."""
+def spread(x_BCHW: Tensor, cells: tuple[int, int], size: tuple[int, int], boundary: Boundary, parity_C: Tensor | None = None) -> Tensor:
+    """Linear interpolation between centres to `cells` rows x columns for each, cut to `size`, (B, C, *size); over poles with `pad`'s parity."""
     if cells == (1, 1):
         return x_BCHW
-    around = pad(x_BCHW, 1, 1, boundary)
+    around = pad(x_BCHW, 1, 1, boundary, parity_C)
     fine = nn.functional.interpolate(around, scale_factor=(float(cells[0]), float(cells[1])), mode="bilinear", align_corners=False)
     return fine[..., cells[0] : cells[0] + size[0], cells[1] : cells[1] + size[1]]

@@ -72,6 +72,19 @@ def test_large_scales_are_the_same_on_the_finer_grid(trained, used, limit: float
     assert (fine - coarse).norm() <= limit * coarse.norm()
 
 
+@pytest.mark.parametrize("boundary", ["periodic", "limited", "band"])
+def test_rounding_of_the_lengths_changes_no_band(boundary) -> None:
+    config = PlainConfig(patch=(1, 1), width=8, depth=1, num_blocks=2, num_bands=4)
+    field, outputs = torch.randn(1, 3, 15, 24), []
+    for extent in ((1.0, 1.0), (1.0000000000000002, 1.0000000000000002), (0.9999999999999998, 1.0000001)):
+        torch.manual_seed(0)
+        network = build_backbone(config, 3, 2, boundary, extent=extent)
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        outputs.append(network(field))
+    assert outputs[0].std() > 0.01 and all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
 @pytest.mark.parametrize("config", [PLAIN, HIERARCHICAL])
 def test_without_them_cells_of_another_size_are_other_weights(config) -> None:
     """Why the options exist: 3 x 3 convolutions and patches count in cells."""

@@ -102,13 +102,13 @@ def test_the_stem_reads_wind_beyond_the_pole_with_its_sign(config) -> None:
     assert difference[-1] > 1e-3 and difference[2:-2].max() == 0
 
 
-@pytest.mark.parametrize("kind", [PlainConfig, HierarchicalConfig])
-def test_odd_hidden_channels_change_the_poles_alone(kind) -> None:
-    small = {"width": 8, "patch": (1, 1)} if kind is PlainConfig else {"widths": (8,)}
+@pytest.mark.parametrize(("kind", "small"), [(PlainConfig, {"width": 8, "patch": (1, 1), "local": True}), (HierarchicalConfig, {"widths": (8,)}),
+                                             (PlainConfig, {"width": 8, "patch": (1, 1), "decoder_channels": 6})])
+def test_odd_hidden_channels_change_the_poles_alone(kind, small) -> None:
     outs = []
     for odd in (0.0, 0.5):
         torch.manual_seed(0)
-        network = build_backbone(kind(**small, depth=1, mixer="identity", local=True, odd_channels=odd), 3, 2, "sphere")
+        network = build_backbone(kind(**small, depth=1, mixer="identity", odd_channels=odd), 3, 2, "sphere")
         for parameter in network.parameters():
             parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
         with torch.no_grad():

@@ -11,6 +11,7 @@ from afno_forecast.errors import ConfigError
 from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, cells_as_one
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig
+from afno_forecast.nn.legacy import LegacyConfig
 
 CHANNELS = ChannelSet((Channel("geopotential", 500, "m2 s-2"), Channel("u_component_of_wind", 850, "m s-1"),
                        Channel("10m_v_component_of_wind", None, "m s-1")))
@@ -44,9 +45,35 @@ def test_the_wind_changes_sign_about_zero_at_the_first_layer() -> None:
     assert plain.state_dict().keys() == forecaster.state_dict().keys()
 
 
-def test_parity_without_wind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="vector_parity does nothing"):
-        build(globe(8, 16), channels=ChannelSet(CHANNELS.channels[:1]), vector_parity=True)
+@pytest.mark.parametrize(("reason", "given"), [
+    ("no channel is a component of the wind", {"channels": ChannelSet(CHANNELS.channels[:1])}),
+    ("does not reach over the poles", {"grid": area(8, 12, 2.5)}),
+    ("end at the poles", {"backbone": PlainConfig(patch=(4, 4), width=8, depth=1, num_blocks=2)}),
+    ("published networks", {"backbone": LegacyConfig("legacy", (8, 16), (4, 4), 8, 1)}),
+])
+def test_parity_that_does_nothing_is_refused(reason: str, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"vector_parity does nothing here: .*{reason}"):
+        build(**{"grid": globe(8, 16), **given}, vector_parity=True)
+
+
+def test_parity_is_used_where_patches_look_over_the_poles() -> None:
+    for patch, overlap in (((3, 4), 0), ((4, 4), 1)):
+        made = build(globe(8, 16), backbone=PlainConfig(patch=patch, overlap=overlap, width=8, depth=1, num_blocks=2), vector_parity=True)
+        assert made.backbone.stem.parity_C is not None
+    build(area(8, 12, 2.5), trained_on=globe(32, 64), vector_parity=True)  # weights of the globe, without poles here
+
+
+@pytest.mark.parametrize(("predicts", "parity", "signs"), [("tendency", False, [1, -1, -1]), ("state", True, [1, -1, -1]), ("state", False, None)])
+def test_what_is_spread_from_coarser_cells_turns_over_the_pole_as_wind_does(predicts: str, parity: bool, signs: list[int] | None) -> None:
+    """A normalised state without parity has its zero at the mean, where no sign can change."""
+    made = build(globe(16, 32), trained_on=globe(8, 16), predicts=predicts, vector_parity=parity).backbone.out_parity_C
+    assert (made if made is None else made.tolist()) == signs
+
+
+def test_weights_of_each_mode_belong_to_their_grid() -> None:
+    network = PlainConfig(patch=(2, 2), width=8, depth=1, mixer="gfn", tokens=(4, 8))
+    with pytest.raises(ConfigError, match="the mixer gfn belongs to 8x16"):
+        build(area(8, 16, 2.5), trained_on=globe(8, 16), backbone=network)
 
 
 def test_lengths_do_not_depend_on_the_number_of_cells() -> None:

@@ -65,8 +65,20 @@ def test_spreading_is_linear_between_centres_and_wraps() -> None:
     assert spread(means, (1, 1), (1, 4), "periodic") is means and coarsen(means, (1, 1), "periodic") is means
 
 
-def test_wind_of_the_last_coarse_row_turns_over_the_pole() -> None:
-    field = torch.randn(1, 2, 3, 4)
-    means = coarsen(field, (2, 1), "sphere", torch.tensor([1.0, -1.0]))
-    beyond = field[:, :, 2].roll(2, -1) * torch.tensor([1.0, -1.0])[:, None]
-    torch.testing.assert_close(means[:, :, 1], (field[:, :, 2] + beyond) / 2)
+@pytest.mark.parametrize("boundary", ["sphere", "sphere_with_poles"])
+def test_the_last_coarse_row_is_the_mean_of_what_is_left_before_the_pole(boundary) -> None:
+    field = torch.randn(1, 2, 11, 9)
+    means = coarsen(field, (4, 2), boundary)
+    torch.testing.assert_close(means[:, :, 2, :4], field[:, :, 8:, :8].unflatten(-1, (4, 2)).mean((2, 4)))
+    torch.testing.assert_close(means[:, :, 0, 4], (field[:, :, :4, 8] + field[:, :, :4, 0]).mean(2) / 2)  # columns go on round the globe
+
+
+def test_wind_is_spread_over_the_pole_with_its_sign() -> None:
+    rows, columns = 32, 64
+    latitude = torch.pi * ((torch.arange(rows) + 0.5) / rows - 0.5)[:, None]
+    longitude = 2 * torch.pi * (torch.arange(columns) + 0.5)[None] / columns
+    across = torch.stack([longitude.cos().expand(rows, columns), latitude.sin() * longitude.sin(), latitude.cos() * longitude.cos()])[None]
+    coarse, parity = coarsen(across, (2, 2), "sphere"), torch.tensor([-1.0, -1.0, 1.0])
+    error = (spread(coarse, (2, 2), (rows, columns), "sphere", parity) - across).abs().amax((0, 3))
+    assert error.max() < 0.02, "a wind that blows across the pole, and a scalar"
+    assert (spread(coarse, (2, 2), (rows, columns), "sphere") - across)[:, :2, [0, -1]].abs().max() > 0.2, "without its sign it is bent"

@@ -21,6 +21,7 @@ from afno_forecast.diagnostic import Diagnostic, DiagnosticConfig
 from afno_forecast.errors import CheckpointError, ConfigError, DivergenceError, Stopped
 from afno_forecast.experiment.diagnostic import load_diagnostic_experiment, run_diagnostic_training
 from afno_forecast.forecast.produce import produce_forecast
+from afno_forecast.grid import LatLonGrid
 from afno_forecast.nn.backbone import PlainConfig
 from afno_forecast.times import parse_instant
 from afno_forecast.training.checkpoint import load_newest
@@ -128,6 +129,18 @@ def test_forcing_that_a_batch_brings_is_the_forecasters_own(rain_store: Path, ti
         batch = next(batches)
     assert batch.forcing is not None and batch.forcing.shape[1] == 2
     assert torch.equal(loss(batch, 2), loss(Batch(batch.states, batch.seconds), 2))
+
+
+def test_on_another_grid_the_network_is_transferred_as_the_forecasters_is(tiny_model: Path) -> None:
+    trained, outputs = model_folder.load(tiny_model), ChannelSet((Channel("precipitation_flux", None, "kg m-2 s-1"),))
+    rows, columns = (3 * count for count in trained.grid.shape)
+    finer = LatLonGrid((np.arange(rows) + 0.5) * 180 / rows - 90, np.arange(columns) * 360 / columns)
+    statics = {name: np.zeros((rows, columns), np.float32) for name in model_folder.read_inputs(tiny_model).static}
+    network = PlainConfig(patch=(2, 2), width=8, depth=1, num_blocks=2)
+    config = DiagnosticConfig(channels=("pr",), scale=(1e-5,), accumulation="instant", backbone=network)
+    made = Diagnostic(config, model_folder.load(tiny_model, on=(finer, statics)), outputs, trained.grid)
+    assert made.backbone.coarsen == (3, 3)
+    assert Diagnostic(config, trained, outputs).backbone.coarsen == (1, 1)
 
 
 @pytest.mark.parametrize("weights", [{"transformed": 1.0, "amount": 0.0}, {"transformed": 0.0, "amount": 1.0}])
