@@ -147,6 +147,27 @@ def test_on_another_grid_when_asked_the_network_steps_with_the_datas_own_fields(
         forecast(tiny_model, tmp_path / "cut.nc", tmp_path / "refused.nc")
 
 
+def test_a_network_that_belongs_to_one_grid_is_told_before_anything_is_written(tiny_model: Path, weather: xr.Dataset, tmp_path: Path) -> None:
+    from afno_forecast.config import Strict, dump_config
+    from afno_forecast.forecast.produce import Options
+    from afno_forecast.forecaster import ModelConfig, build_forecaster
+    from afno_forecast.nn.backbone import PlainConfig
+
+    class Whole(Strict):
+        model: ModelConfig
+
+    config = ModelConfig(forcings=(), static=(), backbone=PlainConfig(patch=(1, 2), width=8, depth=1, mixer="gfn", tokens=(7, 6)))
+    inputs = model_folder.read_inputs(tiny_model)
+    model_folder.save(tmp_path / "gfn", config_text=dump_config(Whole(model=config)), inputs=inputs, card="# gfn\n",
+                      weights=build_forecaster(config, inputs).state_dict())
+    for name, part in (("cut", {"latitude": slice(1, 6)}), ("area", {"latitude": slice(1, 6), "longitude": slice(2, 9)})):
+        weather.isel(part).to_netcdf(tmp_path / f"{name}.nc")
+        with pytest.raises(ConfigError, match=r"gfn mixer belongs to 7 x 6|mixer gfn belongs to 7x12") as error:
+            produce_forecast(tmp_path / "gfn", tmp_path / f"{name}.nc", init=INIT, lead_time=LEAD, out=tmp_path / "fc.nc",
+                             options=Options(other_grid=True), echo=[].append)
+        assert error.value.exit_code == 2 and not list(tmp_path.glob("fc.nc*"))
+
+
 def test_static_fields_on_another_grid_are_standardised_as_the_trainings_were(tiny_model: Path) -> None:
     trained = model_folder.load(tiny_model)
     inputs = model_folder.read_inputs(tiny_model)
