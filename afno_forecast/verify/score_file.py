@@ -139,9 +139,13 @@ def format_table(scores: xr.Dataset, variables: Sequence[str] = ("z500", "t850",
             lines += [f"{name}: not scored", ""]
             continue
         variable, level = vocabulary.split_name(name)
-        lines += [f"{name}  {vocabulary.label(variable, level)}, RMSE in {scores[variable].attrs.get('units', '?')}, {region}",
+        units = str(scores[variable].attrs.get("units", "?"))
+        known = vocabulary.BY_NAME.get(variable)
+        shown, factor = known.display[:2] if known is not None and known.display is not None and units == known.units else (units, 1.0)
+        shown = units if shown == "°C" else shown  # an error has no zero point
+        lines += [f"{name}  {vocabulary.label(variable, level)}, RMSE in {shown}, {region}",
                   f"{'lead':>6} | {'model':>10} | {'persistence':>11} | {'climatology':>11} | {'skill':>6}"]
-        columns = [None if v is None else v.values for v in (model, *(pick(scores, name, f"rmse_{k}", region=region)
+        columns = [None if v is None else factor * v.values for v in (model, *(pick(scores, name, f"rmse_{k}", region=region)
                                                                       for k in ("persistence", "climatology")))]
         for lead in wanted:
             values = [float("nan") if column is None or lead not in seconds else float(column[seconds.index(lead)]) for column in columns]

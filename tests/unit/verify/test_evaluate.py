@@ -208,7 +208,8 @@ def test_the_table_says_where_the_model_loses(tmp_path: Path) -> None:
     text = format_table(scores, ("z500", "u250", "t2m"), leads=[12 * HOUR, 48 * HOUR])
     lines = text.splitlines()
     assert [c.strip() for c in lines[1].split("|")] == ["lead", "model", "persistence", "climatology", "skill"]
-    assert lines[2].startswith("   12h |        100 |") and lines[2].endswith("loses to persistence and climatology")
+    assert lines[0].startswith("z500  Geopotential height at 500 hPa, RMSE in m, ")
+    assert lines[2].startswith("   12h |       10.2 |") and lines[2].endswith("loses to persistence and climatology")
     assert "u250: not scored" in text and "note: truth lacks" in text
     good = format_table(evaluate(case(tmp_path, "good.zarr", 0.1)[0], analyses))
     assert "loses" not in good and "|           - |" in good
