@@ -75,7 +75,8 @@ def _box(ds: xr.Dataset, path: str, boundary: Boundary | None) -> BoxGrid:
     silent = [name for name, end in ends.items() if not end]
     if silent:
         raise DataError(f"the file does not say whether {' and '.join(silent)} wrap{'s' * (len(silent) == 1)}", where=path,
-                        fix="say it with --boundary periodic or --boundary open (in a recipe `boundary: periodic`)")
+                        fix="give x and y the attribute boundary, periodic or open; or data build with --boundary periodic (in a recipe "
+                            "`boundary: periodic`)")
     wraps = {name: end == "periodic" for name, end in ends.items()}
     if wraps["y"] and not wraps["x"]:
         raise DataError("the box is periodic in y but not in x", where=path, fix="exchange x and y: a channel runs along x")

@@ -142,6 +142,8 @@ def _choose(file_name: str, standard_name: str, named: Variable | None, attrs: M
         if any(standard_name in _standard_names(v) for v in VARIABLES):  # the right quantity in units that it cannot have
             return named.name, ""
         own = re.sub(r"\W+", "_", standard_name)
+        if own == named.name:
+            return own, ""
         return own, f"'{file_name}' has the standard_name {standard_name}: kept as '{own}', not taken for {named.name}"
     levelled = next((v for v in matching if v.on_levels), None)
     if named in matching and named is not None:
@@ -162,7 +164,7 @@ def _choose(file_name: str, standard_name: str, named: Variable | None, attrs: M
 
 def _unlike(file_name: str, named: Variable | None, chosen: Variable) -> str:
     """A remark when the name alone would have said something else."""
-    return f"'{file_name}' is {chosen.name} by its standard_name and units" if named is not None and named is not chosen else ""
+    return f"'{file_name}' is {chosen.name} ({chosen.short}) by its standard_name and units" if named is not None and named is not chosen else ""
 
 
 def _surface(named: Variable, attrs: Mapping[str, Any], on_pressure: bool, varies: bool) -> str:
