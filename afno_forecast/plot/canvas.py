@@ -80,7 +80,8 @@ class MapPanel:
     def _labels(self) -> None:
         gap = 0.012 * (self.view.extent[3] - self.view.extent[2])
         for x, y, text, ha, va, inside in self.view.labels:
-            shown = say(self.axes, x, y - (gap if va == "top" else 0), text, size=7.5, color=INK if inside else MUTED, ha=ha, va=va, zorder=7)
+            away = 0.0 if inside else gap * ((va == "bottom") - (va == "top"))
+            shown = say(self.axes, x, y + away, text, size=7.5, color=INK if inside else MUTED, ha=ha, va=va, zorder=7)
             if inside:
                 shown.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
@@ -103,8 +104,9 @@ class MapPanel:
         if self._contours is not None:
             self._contours.remove()
             self._contours = None
-        if self._lines and _crosses(shown, self.scale.levels):
-            self._contours = self._clip(self.axes.contour(self._x, self._y, shown, levels=self.scale.levels, colors="#101418", linewidths=0.35,
+        levels = _crossed(shown, self.scale.levels)
+        if self._lines and len(levels):
+            self._contours = self._clip(self.axes.contour(self._x, self._y, shown, levels=levels, colors="#101418", linewidths=0.35,
                                                           alpha=0.45, linestyles="solid", zorder=2))
 
     def moving(self) -> list[Any]:
@@ -115,8 +117,8 @@ class MapPanel:
         """Labelled contour lines of another variable, on its own grid; shape (H, W)."""
         shown = np.ma.masked_invalid(make_sampler(grid, *self.view.pixels(len(self._x), rim=3))(values))
         y = centres(*self.view.extent[2:], len(shown))
-        levels = style.line_levels(variable, shown.compressed().astype(np.float64))
-        if not _crosses(shown, levels):
+        levels = _crossed(shown, style.line_levels(variable, shown.compressed().astype(np.float64)))
+        if not len(levels):
             return
         lines = self._clip(self.axes.contour(self._x, y, shown, levels=levels, colors=colour, linewidths=0.9, linestyles="solid", zorder=4.5))
         lines.set_path_effects([withStroke(linewidth=1.8, foreground=(1, 1, 1, 0.6))])
@@ -162,10 +164,10 @@ class MapPanel:
                             fontproperties={"family": style.FONT, "size": 8}, labelcolor=MUTED)
 
 
-def _crosses(shown: Any, levels: Float) -> bool:
-    """Whether any level lies within the values of a masked array: matplotlib warns when none does."""
+def _crossed(shown: Any, levels: Float) -> Float:
+    """The levels that the values of a masked array lie on both sides of: along the edge of a plateau there is no line."""
     there = shown.compressed()
-    return bool(len(there)) and bool(((levels > there.min()) & (levels < there.max())).any())
+    return levels[(levels > there.min()) & (levels < there.max())] if len(there) else levels[:0]
 
 
 def colour_bar(figure: Figure, box: tuple[float, float, float, float], panel: MapPanel, label: str, units: str) -> Axes:

@@ -23,7 +23,8 @@ Float = NDArray[np.float64]
 _USEFUL = 0.6  # anomaly correlation down to which a forecast is customarily called useful
 _UNITLESS = ("acc", "skill", "activity", "ratio")  # in files that do not say
 _NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)",
-          "mae": "Mean absolute error"}
+          "mae": "Mean absolute error", "crps": "CRPS", "spread": "Spread", "skill": "RMSE of the ensemble mean", "spread_skill": "Spread / skill",
+          "vrmse": "VRMSE", "seeps": "SEEPS", "sedi": "SEDI"}
 _LOOKS = {"model": ("#0b5fa5", "-", "o"), "persistence": ("#c8500a", "--", "s"), "climatology": ("#5a6470", ":", "")}
 _OTHERS = (("#009e73", "-.", "^"), ("#cc79a7", "--", "v"), ("#b8860b", "-.", "D"))  # further rivals, told apart by eyes of all kinds
 

@@ -23,12 +23,14 @@ from .canvas import MapPanel
 from .choices import Look, When
 from .fields import Field, lowered, scores_of
 from .film import Film
+from .outline import raster
 from .sampling import Method, make_sampler
-from .series import Series, require_values, truth_for
+from .series import Series, levels_of, require_values, truth_for
 from .style import MUTED, Scale, say
 from .views import View, view_for
 
 _NOW, _PLAIN = When(), Look()
+_SEEN_COLUMNS = 600
 _WIND, _WIND_10M = (components for _, *components in vocabulary.WIND_SPEEDS)
 
 
@@ -66,6 +68,11 @@ def _wind_of(ds: xr.Dataset, field: Field, member: str | None = None) -> tuple[F
         level = int(levels[0]) if len(levels) == 1 else None
     if level is not None:
         names = [f"{name}@{level}" for name in _WIND]
+    elif names[0] not in ds.data_vars:
+        heights = levels_of(ds[_WIND[0]]) if _WIND[0] in ds.data_vars else []
+        there = f"at {', '.join(map(str, heights))} hPa alone" if heights else "nowhere"
+        raise DataError(f"over {field.label} --wind draws wind at 10 m; this file has wind {there}",
+                        fix="leave --wind out, or draw a variable at a level that has wind" if heights else "leave --wind out")
     pair = [_same_time(Series(ds, name, beside(member)), field) for name in names]
     return pair[0], pair[1]
 
@@ -84,11 +91,17 @@ def _same_time(series: Series, field: Field) -> Field:
 
 
 def seen(fields: Sequence[Field], view: View | BoxView, method: Method) -> list[NDArray[np.float64]]:
-    """Values that a view shows of fields on one grid, for colours that fit them."""
+    """Values that a view shows of fields on one grid, for colours that fit them; NaN outside its outline. Raises DataError where it shows none."""
     if view.is_global:
         return [field.values for field in fields]
-    sampler = make_sampler(fields[0].grid, *view.pixels(600), method)
-    return [sampler(field.values, field.is_vector).astype(np.float64) for field in fields]
+    sampler = make_sampler(fields[0].grid, *view.pixels(_SEEN_COLUMNS), method)
+    x, y = raster(view.extent, _SEEN_COLUMNS, view.aspect)
+    inside = MplPath(view.outline).contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
+    shown = [np.where(inside, sampler(field.values, field.is_vector), np.nan).astype(np.float64) for field in fields]
+    if not any(np.isfinite(part).any() for part in shown) and any(np.isfinite(field.values).any() for field in fields):
+        raise DataError(f"the map shows no value of {fields[0].label}: the data are on {fields[0].grid.describe()}", where="--region",
+                        fix="give a region that the data cover")
+    return shown
 
 
 def within(field: Field, view: View | BoxView) -> Field:
@@ -128,9 +141,11 @@ def build_map(field: Field, view: View | BoxView, look: Look = _PLAIN, *, overla
     bar = min(0.62, wide / page)
     canvas.colour_bar(figure, ((1 - bar) / 2, 0.72 / height, bar, 0.15 / height), panel, field.label, field.units.text)
     there = visible[np.isfinite(visible)]
-    span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}.  ".replace("-", "−") if len(there) else "No values.  "
+    span = "No values"
+    if len(there):
+        span = f"Least {there.min():.4g}, greatest {there.max():.4g} {field.units.text}".rstrip().replace("-", "−")
     barbs = "Barbs: half 2.5, full 5, flag 25 m/s.  " if wind is not None and wind_form == "barbs" else ""
-    canvas.footer(figure, f"{span}{barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.credit(field.grid)}")
+    canvas.footer(figure, f"{span}.  {barbs}{canvas.spacing_text(field.grid, method)}.  {canvas.credit(field.grid)}")
     return figure
 
 
@@ -174,6 +189,11 @@ def plot_map(ds: xr.Dataset, variable: str, out: Path, *, when: When = _NOW, loo
     return canvas.save(figure, out, look.dpi)
 
 
+def _labelled_around(view: View | BoxView) -> bool:
+    """Whether coordinates are written above the map too."""
+    return any(side == "bottom" and not inside for *_, side, inside in view.labels)
+
+
 class ComparePage:
     """Forecast, truth and error on one page, built once and shown again for other leads; scores of the part that is seen.
 
@@ -189,18 +209,18 @@ class ComparePage:
     def __init__(self, view: View | BoxView, first: Field, scale: Scale, error_scale: Scale, *, method: Method = "smooth", width: float = 12.0,
                  dpi: float = 150, columns: int | None = None) -> None:
         self._view = view
-        gap, edge = 0.34, 0.5
+        gap, edge, lift = (0.9, 0.5, 0.22) if _labelled_around(view) else (0.34, 0.5, 0.0)
         wide = min((width - 2 * edge - gap) / 2, 5.4 / view.aspect)
         tall = wide * view.aspect
-        height = tall * 2 + 3.62
+        height = tall * 2 + 3.62 + 2 * lift
         self.figure = style.new_figure(width, height, dpi)
         left = (width - 2 * wide - gap) / 2
-        upper, lower = height - 1.32 - tall, 1.08
+        upper, lower = height - 1.32 - lift - tall, 1.08
         self._boxes = [(left, upper), (left + wide + gap, upper), (left, lower)]
         self._size = (width, height, wide, tall)
         self.panels = [MapPanel(self.figure, (x / width, y / height, wide / width, tall / height), view, first.grid, s, method=method, width=columns)
                        for (x, y), s in zip(self._boxes, (scale, scale, error_scale), strict=True)]
-        self._heads = [say(self.figure, x / width, (y + tall + 0.07) / height, "", size=10.5, weight="bold", ha="left", va="bottom")
+        self._heads = [say(self.figure, x / width, (y + tall + 0.07 + lift) / height, "", size=10.5, weight="bold", ha="left", va="bottom")
                        for x, y in self._boxes]
         self._absent = say(self.figure, (self._boxes[1][0] + wide / 2) / width, (upper + tall / 2) / height, "no analysis at this time",
                            size=10, color=MUTED, ha="center", va="center", zorder=10)

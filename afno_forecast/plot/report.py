@@ -117,7 +117,8 @@ def _maps(forecast: xr.Dataset, truth: xr.Dataset | None, names: Sequence[str], 
             words = f"{'Forecast, truth and error' if run.truths else 'Forecast'} of {field.label}. {field.times_text()}"
             frames.append({"key": times.format_duration(field.lead or 0), "lead": lead_text(field.lead or 0), "words": words,
                            "image": page.data_uri(_png(picture))})
-        variables.append({"name": run.fields[0].short, "label": f"{run.fields[0].label} ({run.fields[0].short})", "frames": frames})
+        name = run.fields[0].short + "-spread" * run.fields[0].is_spread
+        variables.append({"name": name, "label": f"{run.fields[0].label} ({run.fields[0].short})", "frames": frames})
     return variables
 
 

@@ -143,7 +143,7 @@ def build_card(card: Card, scores: xr.Dataset, *, metric: str, region: str, dpi:
     norm = BoundaryNorm(bounds, cmap.N, extend="both")
     image = ScalarMappable(norm, cmap)
     _cells(axes, card, image, digits=0 if card.relative else 2)
-    _words(axes, card, left / cell / num_leads)
+    _words(axes, card, left / cell / num_leads, 0.35 / cell / num_leads)
     name = metric_name(metric)
     facts = f"Region: {region}    {forecasts_text(scores) or 'number of forecasts not given'}"
     source, simulated = describe_source(scores.attrs)
@@ -180,8 +180,8 @@ def _cells(axes: Axes, card: Card, image: ScalarMappable, digits: int) -> None:
             shown.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 0.8})
 
 
-def _words(axes: Axes, card: Card, reach: float) -> None:
-    """Variables and levels at the left, lead times above."""
+def _words(axes: Axes, card: Card, reach: float, margin: float) -> None:
+    """Variables and levels at the left, from the page's margin on, lead times above; both lengths in widths of the table."""
     axes.spines[:].set_visible(False)
     axes.set_yticks([])
     axes.set_xticks(np.arange(len(card.leads)) + 0.5, [times.format_duration(int(lead)) for lead in card.leads])
@@ -189,9 +189,9 @@ def _words(axes: Axes, card: Card, reach: float) -> None:
     before = ""
     for row, (label, level, _) in enumerate(card.rows):
         if label != before:
-            say(axes, -reach + 0.35 / 9, row + 0.53, style.fit(label, 2.0, 9), size=8.5, weight="bold", ha="left", va="center",
+            say(axes, -reach + margin, row + 0.53, style.fit(label, 2.0, 9), size=8.5, weight="bold", ha="left", va="center",
                 transform=axes.get_yaxis_transform())
-            axes.plot([-reach + 0.35 / 9, 1], [row, row], color=style.FAINT, linewidth=0.6, transform=axes.get_yaxis_transform(), clip_on=False)
+            axes.plot([-reach + margin, 1], [row, row], color=style.FAINT, linewidth=0.6, transform=axes.get_yaxis_transform(), clip_on=False)
         say(axes, -0.01, row + 0.53, level, size=8, color=MUTED, ha="right", va="center", transform=axes.get_yaxis_transform())
         before = label
 

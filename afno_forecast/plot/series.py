@@ -28,7 +28,7 @@ def _shorten(items: Sequence[str]) -> str:
     return f"{', '.join(items[:3])}, ... {items[-1]} ({len(items)} in all)"
 
 
-def _levels(item: xr.DataArray) -> list[int]:
+def levels_of(item: xr.DataArray) -> list[int]:
     """Levels of a variable: of the axis that all variables share those it lists as its own, where it lists any."""
     own = item.attrs.get("available_levels")
     listed = None if own is None else {int(v) for v in np.atleast_1d(own)}
@@ -41,7 +41,7 @@ def available(ds: xr.Dataset) -> list[str]:
     for name, item in ds.data_vars.items():
         if _horizontal(item) is None:
             continue
-        levels = _levels(item) if "level" in item.coords else [None]
+        levels = levels_of(item) if "level" in item.coords else [None]
         names += [vocabulary.short_name(str(name), None if level is None else int(level)) for level in levels]
     return names
 
@@ -63,7 +63,7 @@ def _pick(ds: xr.Dataset, asked: str) -> tuple[tuple[xr.DataArray, ...], str, in
     else:
         raise _missing(ds, asked)
     if "level" in parts[0].coords:
-        levels = sorted(set.intersection(*(set(_levels(part)) for part in parts)))
+        levels = sorted(set.intersection(*(set(levels_of(part)) for part in parts)))
         if level is None and len(levels) == 1:
             level = levels[0]
         if level is None or level not in levels:

@@ -27,6 +27,7 @@ Region = tuple[float, float, float, float]
 NATURAL_EARTH = Path(__file__).parent / "natural_earth"
 NAMES = ("robinson", "platecarree", "equalearth", "mollweide", "orthographic", "npolar", "spolar", "lambert")
 _POLAR_EDGE = 20.0  # latitude at the rim of a polar map
+_FARTHEST = 30.0  # latitude on the other hemisphere up to which a polar map is drawn
 
 
 def _cartopy() -> Any:
@@ -132,8 +133,14 @@ def view_for(grid: Grid, projection: str | None = None, region: Region | None = 
             left - half, float(grid.longitude[-1]) + half, float(rows[0]), float(rows[-1]))
     if region is not None:
         west, east, south, north = (float(v) for v in region)
-        if not (-90 <= south < north <= 90) or west == east or not all(np.isfinite(v) for v in (west, east)):
-            raise ConfigError(f"{region} is no region", fix="give west, east, south and north in degrees, for example --region -30/45/30/75")
+        reason = ("west and east are the same" if west == east else "" if np.isfinite([west, east]).all() else "west and east are no degrees")
+        if not (-90 <= south <= 90 and -90 <= north <= 90):
+            reason = "latitudes lie between -90 and 90"
+        elif south >= north:
+            reason = f"its south, {south:g}, is not below its north, {north:g}"
+        if reason:
+            raise ConfigError(f"{west:g}/{east:g}/{south:g}/{north:g} is no region: {reason}", where="--region",
+                              fix="give west, east, south and north in degrees, for example --region -30/45/30/75")
         span = east - west if 0 < east - west <= 360 else (east - west) % 360
         region = (west, west + span, south, north)
     return _make(name, region, center)
@@ -188,6 +195,9 @@ def _make(name: str, region: Region | None, center: tuple[float, float] | None) 
 
 def _outline(name: str, crs: Any, region: Region | None) -> Float:
     t = np.linspace(0, 1, 181)
+    if region is not None and ((name == "npolar" and region[2] < -_FARTHEST) or (name == "spolar" and region[3] > _FARTHEST)):
+        raise ConfigError(f"the {name} map does not reach latitude {region[2 if name == 'npolar' else 3]:g}", where="--region",
+                          fix=f"add --projection {'spolar' if name == 'npolar' else 'npolar'}, or platecarree")
     if region is not None and name in ("npolar", "spolar") and region[1] - region[0] > 359.9:
         longitude, rim = 360 * t, np.full(181, region[2] if name == "npolar" else region[3])
         ring = crs.transform_points(_cartopy().crs.PlateCarree(), longitude, rim)[:, :2]
@@ -255,7 +265,7 @@ def _breaks(line: Float, limit: float) -> list[Float]:
 
 
 def _graticule(view: View, region: Region | None, middle: float) -> tuple[tuple[Float, ...], tuple[Label, ...]]:
-    polar = view.name in ("npolar", "spolar") and region is None
+    polar = _is_disc(view.name, region)
     if region is not None:
         west, east, south, north = region
     else:
@@ -263,11 +273,13 @@ def _graticule(view: View, region: Region | None, middle: float) -> tuple[tuple[
         south, north = {"npolar": (_POLAR_EDGE, 90.0), "spolar": (-90.0, -_POLAR_EDGE)}.get(view.name, (-90.0, 90.0))
     step_x, step_y = (30.0, 20.0) if polar else (60.0, 30.0)
     if region is not None:
-        step_x, step_y = _spacing(east - west), _spacing(north - south)
+        step_x, step_y = step_x if polar else _spacing(east - west), _spacing(north - south)
     meridians = np.arange(np.ceil(west / step_x - 1e-9), np.floor(east / step_x + 1e-9) + 1) * step_x
     parallels = np.arange(np.ceil(south / step_y - 1e-9), np.floor(north / step_y + 1e-9) + 1) * step_y
-    if polar:
+    if polar and region is None:
         parallels = np.array([40.0, 60.0, 80.0]) * (1 if view.name == "npolar" else -1)
+    elif polar:
+        parallels = parallels[(parallels > south) & (parallels < north) & (np.abs(parallels) < 90)]
     limit = 0.2 * (view.extent[1] - view.extent[0])
     lines: list[Float] = []
     tall = np.linspace(max(south, -89.9), min(north, 89.9), 181)
@@ -280,7 +292,7 @@ def _graticule(view: View, region: Region | None, middle: float) -> tuple[tuple[
 
 
 def _labels(view: View, region: Region | None, meridians: Float, parallels: Float, middle: float, box: Region) -> tuple[Label, ...]:
-    west, east, south, _ = box
+    west, east, south, north = box
     labels: list[Label] = []
 
     def put(longitude: float, latitude: float, text: str, ha: str, va: str, inside: bool) -> None:
@@ -288,9 +300,9 @@ def _labels(view: View, region: Region | None, meridians: Float, parallels: Floa
         if np.isfinite(x[0]) and np.isfinite(y[0]):
             labels.append((float(x[0]), float(y[0]), text, ha, va, inside))
 
-    if view.name in ("npolar", "spolar") and region is None:
+    if _is_disc(view.name, region):
         for value in meridians[:-1]:
-            x, y = view.project(np.array([value]), np.array([np.sign(parallels[0]) * _POLAR_EDGE]))
+            x, y = view.project(np.array([value]), np.array([south if view.name == "npolar" else north]))
             radius = float(np.hypot(x[0], y[0]))
             side = "left" if x[0] > 0.2 * radius else "right" if x[0] < -0.2 * radius else "center"
             labels.append((float(x[0]) * 1.02, float(y[0]) * 1.02, degrees_text(float(value), True), side,
@@ -308,6 +320,28 @@ def _labels(view: View, region: Region | None, meridians: Float, parallels: Floa
         for value in parallels:
             if region is not None or abs(value) < 90:
                 put(west + 1e-6, float(value), degrees_text(float(value), False) + " ", "right", "center", False)
-        for value in meridians:
-            put(float(np.clip(value, west + 1e-6, east - 1e-6)), south, degrees_text(float(value), True), "center", "top", False)
+        inside = view.name == "mollweide" and region is None  # whose poles are points
+        edge, step = (north, -1e-3) if view.name == "spolar" else (south, 1e-3)
+        for value in meridians[1:-1] if inside else meridians:
+            longitude, text = float(np.clip(value, west + 1e-6, east - 1e-6)), degrees_text(float(value), True)
+            if inside:
+                put(longitude, 0.0, text, "center", "center", True)
+            elif region is None or view.name == "platecarree":
+                put(longitude, edge, text, "center", "top", False)
+            else:
+                put(longitude, edge, text, *_sides(view, longitude, edge, step), False)
     return tuple(labels)
+
+
+def _is_disc(name: str, region: Region | None) -> bool:
+    """Whether a map is round, with the pole in its middle."""
+    return name in ("npolar", "spolar") and (region is None or region[1] - region[0] > 359.9)
+
+
+def _sides(view: View, longitude: float, edge: float, step: float) -> tuple[str, str]:
+    """Alignments of words that stand where a meridian leaves the map, away from it."""
+    x, y = view.project(np.full(2, longitude), np.array([edge, edge + step]))
+    out_x, out_y = x[0] - x[1], (y[0] - y[1]) * view.stretch
+    length = float(np.hypot(out_x, out_y)) or 1.0
+    right, up = out_x / length, out_y / length
+    return "left" if right > 0.2 else "right" if right < -0.2 else "center", "top" if up < -0.4 else "bottom" if up > 0.4 else "center"

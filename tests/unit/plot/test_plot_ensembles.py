@@ -169,4 +169,7 @@ def test_marks_are_round_and_name_the_day_at_midnight() -> None:
     start = parse_instant("2002-12-30T18")
     found = marks(np.array([start, start + 2 * 86400]), "proleptic_gregorian", 6)
     assert [words for _, words in found] == ["31 Dec", "12 UTC", "1 Jan", "12 UTC"]
+    assert [words for _, words in marks(np.array([start, start + 420]), "noleap", 8)][:3] == ["18 UTC", "18:01", "18:02"]
+    assert [words for _, words in marks(np.array([start + 7, start + 70]), "standard", 8)] == [f"18:00:{s}" for s in range(10, 60, 10)] + [
+        "18:01", "18:01:10"]
     assert next(words for _, words in marks(np.array([start, start + 40 * 86400]), "proleptic_gregorian", 6)).endswith(("Dec", "Jan"))

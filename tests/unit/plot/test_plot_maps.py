@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from itertools import pairwise
@@ -44,8 +45,11 @@ def test_a_map_says_all_a_forecaster_asks(forecast: xr.Dataset) -> None:
 
 def test_no_two_texts_overlap_and_none_leaves_the_page(forecast: xr.Dataset, truth: xr.Dataset) -> None:
     field = _field(forecast)
-    page = maps.build_compare(field, truth_for(field, Series(truth, "z500")), view_for(field.grid))
-    for figure in (page.figure, maps.build_map(field, view_for(field.grid)), maps.build_map(field, view_for(field.grid, "npolar"))):
+    there, looks = truth_for(field, Series(truth, "z500")), ((None, None), ("npolar", None), ("mollweide", None), ("npolar", (-180, 180, 50, 90)),
+                                                            ("spolar", (-180, 180, -90, -35)), ("lambert", (150, -120, 60, 90)),
+                                                            ("npolar", (-30, 45, 30, 75)), ("spolar", (20, 110, -75, -30)))
+    figures = [maps.build_compare(field, there, view_for(field.grid, name)).figure for name in (None, "npolar")]
+    for figure in (*figures, *(maps.build_map(field, view_for(field.grid, name, region)) for name, region in looks)):
         figure.canvas.draw()
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
         texts = [t for t in figure.texts if t.get_text() and t.get_visible()]
@@ -55,6 +59,43 @@ def test_no_two_texts_overlap_and_none_leaves_the_page(forecast: xr.Dataset, tru
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, name
             for other, second in boxes[i + 1:]:
                 assert not (box.x0 < second.x1 and second.x0 < box.x1 and box.y0 < second.y1 and second.y0 < box.y1), (name, other)
+
+
+@pytest.mark.parametrize(("projection", "region"), [("lambert", (150, -120, 60, 90)), ("npolar", (-180, 180, 60, 90)), ("npolar", (-30, 45, 60, 80))])
+def test_colours_and_extremes_are_of_what_the_outline_encloses(forecast: xr.Dataset, projection: str, region: tuple[float, ...]) -> None:
+    field = _field(forecast)
+    latitudes = dataclasses.replace(field, values=np.broadcast_to(np.asarray(field.grid.latitude)[:, None], field.grid.shape).copy())
+    (shown,) = maps.seen([latitudes], view_for(field.grid, projection, region), "smooth")
+    there = shown[np.isfinite(shown)]
+    assert 59.5 < there.min() < 61 and 79 < there.max() <= max(region[3], 85)
+
+
+def test_a_part_of_the_map_without_any_value_is_refused(forecast: xr.Dataset) -> None:
+    part = _field(forecast.sel(latitude=slice(-40, 40)) if forecast["latitude"][0] < 0 else forecast.sel(latitude=slice(40, -40)))
+    with pytest.raises(DataError, match=r"the map shows no value of Geopotential height at 500 hPa: the data are on .* latitude -35") as error:
+        maps.build_map(part, view_for(part.grid, None, (0, 40, 55, 80)))
+    assert error.value.fix == "give a region that the data cover"
+
+
+@pytest.mark.parametrize(("projection", "region", "other"), [("spolar", (-30, 45, 30, 75), "npolar"), ("npolar", (-30, 45, -75, 10), "spolar")])
+def test_a_polar_map_is_of_its_own_hemisphere(forecast: xr.Dataset, projection: str, region: tuple[float, float, float, float], other: str) -> None:
+    with pytest.raises(ConfigError, match=f"the {projection} map does not reach latitude") as error:
+        view_for(_field(forecast).grid, projection, region)
+    assert f"--projection {other}" in str(error.value.fix)
+
+
+@pytest.mark.parametrize(("region", "reason"), [((10, 20, 50, 40), "its south, 50, is not below its north, 40"),
+                                                ((0, 10, 30, 95), "between -90 and 90"),
+                                                ((10, 10, 30, 40), "west and east are the same"), ((np.nan, 10, 30, 40), "are no degrees")])
+def test_a_region_that_is_none_is_told_why(forecast: xr.Dataset, region: tuple[float, float, float, float], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        view_for(_field(forecast).grid, None, region)
+
+
+def test_no_line_runs_along_the_edge_of_a_plateau() -> None:
+    shown = np.ma.masked_invalid(np.array([[0.0, 0.0, np.nan], [0.0, 0.7, 1.0]]))
+    assert canvas._crossed(shown, np.array([-0.5, 0.0, 0.25, 0.5, 1.0, 1.5])).tolist() == [0.25, 0.5]
+    assert len(canvas._crossed(np.ma.masked_invalid(np.full((2, 2), np.nan)), np.array([0.0]))) == 0
 
 
 def test_forecast_and_truth_share_limits_and_the_error_is_symmetric(forecast: xr.Dataset, truth: xr.Dataset) -> None:
@@ -167,7 +208,7 @@ def test_wrong_choices_are_named(forecast: xr.Dataset, truth: xr.Dataset, tmp_pa
         maps.plot_map(truth, "t2m", tmp_path / "no" / "x.png", when=FIRST)
     with pytest.raises(DataError, match="it is an analysis"):
         maps.plot_compare(truth, truth, "t2m", out)
-    with pytest.raises(DataError, match=r"10m_u|u10"):
+    with pytest.raises(DataError, match=r"over 2 m temperature --wind draws wind at 10 m; this file has wind at .*850 hPa alone"):
         maps.plot_map(truth, "t2m", out, when=FIRST, wind="arrows")
     assert not out.exists()
 

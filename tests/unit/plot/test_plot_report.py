@@ -107,6 +107,16 @@ def test_the_slider_has_a_frame_a_lead_and_a_variable(html: str) -> None:
     assert 'max="2"' in html and '<label for="lead">' in html
 
 
+def test_each_entry_of_the_list_has_a_name_of_its_own(forecast: xr.Dataset, tmp_path: Path) -> None:
+    """What the page's address remembers: the mean and the spread of a variable are two."""
+    members = forecast.expand_dims(number=[0, 1]).copy(deep=True)
+    members["geopotential"].values[1] += 50.0
+    text = write_report(tmp_path / "r.html", forecast=members, variables=["z500"]).read_text()
+    block = re.search(r'<script type="application/json" id="maps">(.*?)</script>', text, re.S)
+    assert block is not None
+    assert [v["name"] for v in json.loads(block[1])] == ["z500", "z500-spread"]
+
+
 def test_the_tables_carry_baselines_and_skill(html: str) -> None:
     assert re.search(r"<tr><td>1d</td><td>20\.00</td><td>40\.79</td><td>50\.99</td><td>\+0\.51</td></tr>", html)
     assert 'class="worse"' not in html.split("<style>")[1].split("</style>")[1].split("Model card")[1]
