@@ -9,10 +9,13 @@ from dataclasses import replace
 
 import torch
 from skill import Rows, Setting, arguments, precisions_of, run, slug, table
-from skill_networks import ADVECTED, OURS, SKILL_ROWS, WIDER, hierarchical, plain, unet
+from skill_networks import ADVECTED, DAY, DAY_LINEAR, LEAN, OURS, SKILL_ROWS, STRAIGHT, WIDER, hierarchical, plain, unet
 
 from afno_forecast.training.loss import LossConfig
 from afno_forecast.training.optimizers import OptimizerConfig
+
+ALONE = hierarchical(local=False, direct=True)
+TWO_STEPS = ((0.7, 1), (1.0, 2))
 
 ABLATION_ROWS: Rows = {
     "ours": SKILL_ROWS["ours"],
@@ -63,6 +66,18 @@ ABLATION_ROWS: Rows = {
     "plain, patch 2, patch jitter": (plain(patch=(2, 2), width=128, depth=4, num_bands=4, local=True),
                                      replace(OURS, name="jitter", loss=LossConfig(roll="patch"))),
     "U-Net": (unet(), OURS),
+    "mixer alone, direct, steps of 24 h": (ALONE, replace(DAY, name="24 h")),
+    "mixer alone, direct, linear, steps of 24 h": (ALONE, DAY_LINEAR),
+    "mixer alone, direct, two steps at most, steps of 24 h": (ALONE, replace(DAY, name="24 h, 1, 2 from 70 %", stages=TWO_STEPS)),
+    "mixer alone, direct, linear, learning rate 6e-3, steps of 24 h": (
+        ALONE, replace(DAY_LINEAR, name="24 h, linear, lr 6e-3", optimizer=STRAIGHT.model_copy(update={"learning_rate": 6e-3}))),
+    "mixer alone, direct, linear, momentum 0.9, steps of 24 h": (
+        ALONE, replace(DAY_LINEAR, name="24 h, linear, momentum 0.9", optimizer=STRAIGHT.model_copy(update={"momentum": 0.9}))),
+    "lean, cosine, steps of 24 h": (hierarchical(**LEAN), replace(DAY, name="24 h")),
+    "lean, two steps at most, steps of 24 h": (hierarchical(**LEAN), replace(DAY_LINEAR, name="24 h, linear, 1, 2 from 70 %", stages=TWO_STEPS)),
+    "lean, four mixer blocks, steps of 24 h": (hierarchical(depth=4, **LEAN), DAY_LINEAR),
+    **{name: SKILL_ROWS[name] for name in ("lean, steps of 24 h", "lean, 48/96/192, steps of 24 h", "lean, advection, steps of 24 h",
+                                           "lean, advection")},
 }
 
 
