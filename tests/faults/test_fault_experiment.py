@@ -25,7 +25,7 @@ def test_everything_that_training_would_refuse_later_is_found_at_once(tmp_path: 
     for old, new in (("time_step: 6h", "time_step: 6hours"), ("lead_time: 5d", "lead_time: 5 days"),
                      ("[orography, land_sea_mask]", "[orografy, lsm]"),
                      ("{start: 2001-12-22, end: 2001-12-31T18}", "{start: 2001-12-22, end: 2001-12-21}"),
-                     ("warmup: 0.04}", "warmup: 0.04, betas: [1.5, 0.9]}")):
+                     ("schedule: linear}", "schedule: linear, betas: [1.5, 0.9]}")):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     path = tmp_path / "wrong.yaml"
