@@ -170,24 +170,23 @@ def network_config(weights: Mapping[str, torch.Tensor], published: Published, nu
     if in_channels != out_channels or in_channels != num_channels:
         raise CheckpointError(f"the network reads {in_channels} channels and gives {out_channels}; {num_channels} are named", where=str(where),
                               fix=f"give --channels with {in_channels} names" if in_channels == out_channels else fix)
-    (rows, columns), num_tokens = published.grid, table.shape[1]
+    rows, columns = published.grid
     if rows % patch[0] or columns % patch[1] or (rows // patch[0]) * (columns // patch[1]) != num_tokens:
         raise CheckpointError(f"the position table has {num_tokens:,} patches of {patch[0]}x{patch[1]} cells, not {rows}x{columns} cells",
                               where=str(where), fix="give the grid of the weights, for example --grid 720x1440")
     try:
-        config = LegacyConfig(kind="legacy", grid=published.grid, patch=(patch[0], patch[1]), embed_dim=embed_dim, depth=depth, num_blocks=num_blocks,
-                              mlp_ratio=mlp_ratio, hard_thresholding_fraction=published.fraction, sparsity_threshold=published.shrink,
-                              double_skip=published.double_skip)
+        return LegacyConfig(kind="legacy", grid=published.grid, patch=(patch[0], patch[1]), embed_dim=embed_dim, depth=depth, num_blocks=num_blocks,
+                            mlp_ratio=mlp_ratio, hard_thresholding_fraction=published.fraction, sparsity_threshold=published.shrink,
+                            double_skip=published.double_skip)
     except ValueError as error:
         raise CheckpointError(f"this is no AFNO: {error}", where=str(where), fix=fix) from error
+
+
+def _checked(config: LegacyConfig, weights: Mapping[str, torch.Tensor], num_channels: int, where: Path) -> dict[str, torch.Tensor]:
     spoilt = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if spoilt:
         raise CheckpointError(f"weights of {', '.join(spoilt[:3])}{' and more' * (len(spoilt) > 3)} are not finite", where=str(where),
                               fix="download it again")
-    return config
-
-
-def _checked(config: LegacyConfig, weights: Mapping[str, torch.Tensor], num_channels: int, where: Path) -> dict[str, torch.Tensor]:
     options = {key: getattr(config, key) for key in ("grid", "patch", "embed_dim", "depth", "num_blocks", "mlp_ratio", "hard_thresholding_fraction",
                                                      "sparsity_threshold", "double_skip")}
     try:

@@ -198,7 +198,7 @@ def _outline(name: str, crs: Any, region: Region | None) -> Float:
     if region is not None and ((name == "npolar" and region[2] < -_FARTHEST) or (name == "spolar" and region[3] > _FARTHEST)):
         raise ConfigError(f"the {name} map does not reach latitude {region[2 if name == 'npolar' else 3]:g}", where="--region",
                           fix=f"add --projection {'spolar' if name == 'npolar' else 'npolar'}, or platecarree")
-    if region is not None and name in ("npolar", "spolar") and region[1] - region[0] > 359.9:
+    if region is not None and _is_disc(name, region):
         longitude, rim = 360 * t, np.full(181, region[2] if name == "npolar" else region[3])
         ring = crs.transform_points(_cartopy().crs.PlateCarree(), longitude, rim)[:, :2]
     elif region is None and name == "orthographic":

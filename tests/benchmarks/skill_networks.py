@@ -164,7 +164,6 @@ SEVERAL = replace(OURS, name="ours, 6/12/24 h", stages=DAILY, time_steps=("6h", 
 
 STRAIGHT = OptimizerConfig(learning_rate=4e-3, schedule="linear")
 """A learning rate that falls in a straight line, which pays at a few hundred updates: see the ablation."""
-LINEAR = replace(OURS, name="ours, linear", optimizer=STRAIGHT)
 ADVECTED_LINEAR = replace(ADVECTED, name="advection, linear", optimizer=STRAIGHT)
 DAY_LINEAR = replace(DAY, name="24 h, linear", optimizer=STRAIGHT)
 DAY_ADVECTED_LINEAR = replace(DAY_ADVECTED, name="24 h, advection, linear", optimizer=STRAIGHT)
