@@ -263,8 +263,6 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
     network, extent = on_grid(_conditioned(config.backbone, len(steps)), inputs.grid, inputs.trained_on)
     signs = [-1 if channel.is_vector else 1 for channel in inputs.channels]
     parity = signs if config.vector_parity else None
-    if parity is not None and inputs.trained_on is None:
-        _require_parity_used(network, inputs)
     signs_known = config.predicts == "tendency" or config.vector_parity  # a normalised state has its zero elsewhere
     backbone = build_backbone(network, (config.history + num_carried) * num_channels + num_others, num_channels, inputs.grid.boundary,
                               parity=None if parity is None else [*parity * config.history, *[1] * num_others, *parity * num_carried],
@@ -278,9 +276,11 @@ def build_forecaster(config: ModelConfig, inputs: ModelInputs) -> Forecaster:
                       advection=advection)
 
 
-def _require_parity_used(network: BackboneConfig, inputs: ModelInputs) -> None:
-    """Raise ConfigError where `vector_parity` would do nothing."""
-    reason = ""
+def require_parity_used(config: ModelConfig, inputs: ModelInputs) -> None:
+    """Raise ConfigError where a training's `vector_parity` would do nothing but give up the winds' means; finished models run as they are."""
+    network, reason = config.backbone, ""
+    if not config.vector_parity:
+        return
     if isinstance(network, LegacyConfig):
         reason = "published networks do not look over the poles"
     elif not any(channel.is_vector for channel in inputs.channels):

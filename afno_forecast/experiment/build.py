@@ -16,7 +16,7 @@ from ..data.sources_files import is_zarr
 from ..data.store import Store, is_store
 from ..data.tendencies import tendency_std
 from ..errors import ConfigError, DataError
-from ..forecaster import Forecaster, ModelInputs, build_forecaster, time_steps_of, told_if_unfit, try_network
+from ..forecaster import Forecaster, ModelInputs, build_forecaster, require_parity_used, time_steps_of, told_if_unfit, try_network
 from ..times import format_duration, format_instant, parse_duration
 from ..training.parallel import Layout
 from ..training.stages import with_stages
@@ -81,6 +81,7 @@ def model_inputs(experiment: Experiment, store: Store | DirectStore, *, measure:
 def first_forecaster(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
     """The forecaster with its first weights, on its device, after one pass of zeros. Raises ConfigError when the network does not fit the data."""
     torch.manual_seed(experiment.seed)
+    require_parity_used(experiment.model, inputs)
     with told_if_unfit(inputs.grid):
         forecaster = build_forecaster(experiment.model, inputs)
         forecaster.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

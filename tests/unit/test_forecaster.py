@@ -8,7 +8,7 @@ import torch
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError
-from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, cells_as_one
+from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster, cells_as_one, require_parity_used
 from afno_forecast.grid import BoxGrid, Grid, LatLonGrid
 from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig
 from afno_forecast.nn.legacy import LegacyConfig
@@ -26,9 +26,13 @@ def area(rows: int, columns: int, step: float) -> LatLonGrid:
     return LatLonGrid(-25 + step * np.arange(rows), 150 + step * np.arange(columns))
 
 
-def build(grid: Grid, *, trained_on: Grid | None = None, channels: ChannelSet = CHANNELS, backbone: Any = HIERARCHICAL, **config: Any) -> Forecaster:
+def inputs_of(grid: Grid, channels: ChannelSet = CHANNELS, trained_on: Grid | None = None) -> ModelInputs:
     count = len(channels)
-    inputs = ModelInputs(channels, grid, "standard", 21600, np.arange(1.0, 1 + count), np.full(count, 2.0), np.ones(count), {}, trained_on=trained_on)
+    return ModelInputs(channels, grid, "standard", 21600, np.arange(1.0, 1 + count), np.full(count, 2.0), np.ones(count), {}, trained_on=trained_on)
+
+
+def build(grid: Grid, *, trained_on: Grid | None = None, channels: ChannelSet = CHANNELS, backbone: Any = HIERARCHICAL, **config: Any) -> Forecaster:
+    inputs = inputs_of(grid, channels, trained_on)
     torch.manual_seed(0)
     forecaster = build_forecaster(ModelConfig(forcings=("sin_latitude",), static=(), backbone=backbone, **config), inputs)
     for parameter in forecaster.parameters():
@@ -53,12 +57,15 @@ def test_the_wind_changes_sign_about_zero_at_the_first_layer() -> None:
 ])
 def test_parity_that_does_nothing_is_refused(reason: str, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"vector_parity does nothing here: .*{reason}"):
-        build(**{"grid": globe(8, 16), **given}, vector_parity=True)
+        inputs = inputs_of(given.get("grid", globe(8, 16)), given.get("channels", CHANNELS))
+        require_parity_used(ModelConfig(forcings=(), static=(), backbone=given.get("backbone", HIERARCHICAL), vector_parity=True), inputs)
 
 
 def test_parity_is_used_where_patches_look_over_the_poles() -> None:
     for patch, overlap in (((3, 4), 0), ((4, 4), 1)):
-        made = build(globe(8, 16), backbone=PlainConfig(patch=patch, overlap=overlap, width=8, depth=1, num_blocks=2), vector_parity=True)
+        network = PlainConfig(patch=patch, overlap=overlap, width=8, depth=1, num_blocks=2)
+        require_parity_used(ModelConfig(forcings=(), static=(), backbone=network, vector_parity=True), inputs_of(globe(8, 16)))
+        made = build(globe(8, 16), backbone=network, vector_parity=True)
         assert made.backbone.stem.parity_C is not None
     build(area(8, 12, 2.5), trained_on=globe(32, 64), vector_parity=True)  # weights of the globe, without poles here
 
