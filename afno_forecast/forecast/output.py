@@ -114,16 +114,10 @@ class ForecastWriter:
             return
         assert self._progress is not None
         with gate(progress_path(self.path), self._share):
-            self._done |= {int(line["done"]) for line in self._progress.read() if "done" in line}
-            missing = [i for i in range(self._layout.num_forecasts) if i not in self._done]
-            assert not missing or self._share.count > 1, f"forecasts {missing} are not done"
-            if not missing:
-                with self._disk_errors():
-                    if self.format == "netcdf":
-                        self._export()
-                    else:
-                        mark_complete(self._store)
+            if self._share.count > 1 and self._is_complete():  # between our last forecast and this, another process has seen it and finished
                 self.complete = True
+            else:
+                self._complete()
             self._release()
             if self.complete:
                 self._clean()
@@ -152,6 +146,21 @@ class ForecastWriter:
         what = "a finished forecast" if marks.get(COMPLETE) == "yes" else "an unfinished forecast"
         raise ConfigError(f"there is {what} of another model, other data or other settings", where=str(self.path),
                           fix=f"choose another --out, or remove it: {self._remove_command()}")
+
+    def _complete(self) -> None:
+        """Mark the file as complete once all forecasts of all processes are done."""
+        assert self._progress is not None
+        self._done |= {int(line["done"]) for line in self._progress.read() if "done" in line}
+        missing = [i for i in range(self._layout.num_forecasts) if i not in self._done]
+        assert not missing or self._share.count > 1, f"forecasts {missing} are not done"
+        if missing:
+            return
+        with self._disk_errors():
+            if self.format == "netcdf":
+                self._export()
+            else:
+                mark_complete(self._store)
+        self.complete = True
 
     def _remove_command(self) -> str:
         return " ".join(["rm -r", *(_quoted(p) for p in dict.fromkeys((self.path, self._store, progress_path(self.path))) if os.path.lexists(p))])

@@ -18,6 +18,7 @@ from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError
 from afno_forecast.forecast.metadata import make_layout
 from afno_forecast.forecast.output import ForecastWriter
+from afno_forecast.forecast.progress import Share
 from afno_forecast.grid import BoxGrid, Orientation
 from afno_forecast.times import TimeAxis, parse_instant
 from afno_forecast.verify.forecasts import forecast_channels, forecast_grid, open_forecast, read_channels
@@ -190,6 +191,26 @@ def test_impossible_layouts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="lead times must ascend"):
         write(tmp_path / "c.zarr", states(), leads=np.array([6, 6]) * 3600)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "form", "version"), FORMS)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_whichever_process_of_a_group_closes_last_nothing_is_left_beside_the_file(tmp_path: Path, name: str, form: Any, version: int,
+                                                                                   order: tuple[int, int]) -> None:
+    """Both have finished their forecasts before either closes: the first to close completes the file, the second finds it complete."""
+    data, layout = states(), make_layout(CHANNELS, CANONICAL, INITS, LEADS, "proleptic_gregorian", ATTRS)
+    writers = [ForecastWriter(tmp_path / name, layout, identity="a", format=form, share=Share(rank, 2)) for rank in (0, 1)]
+    for i in range(len(INITS)):
+        for k in range(len(LEADS)):
+            writers[i % 2].write(i, k, data[i, k])
+        writers[i % 2].finish(i)
+    for rank in order:
+        writers[rank].close()
+        assert writers[rank].complete
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    one = write(tmp_path / f"one{Path(name).suffix}", data, form=form)
+    with xr.open_dataset(tmp_path / name) as found, xr.open_dataset(one) as whole:
+        xr.testing.assert_identical(found, whole)
 
 
 def test_missing_values_of_a_masked_variable_are_kept(tmp_path: Path) -> None:
