@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from . import vocabulary
 from .data.build import build_store
 from .data.named import store_dataset
 from .data.plan import StoreSettings
@@ -138,11 +139,11 @@ def format_comparison(scores: xr.Dataset, shipped: xr.Dataset) -> str:
         found = [pick(ds, name, metric) for ds, metric in ((scores, "rmse"), (shipped, "rmse"), (scores, "rmse_persistence"),
                                                            (scores, "rmse_climatology"))]
         columns = [item for item in found if item is not None]
-        units = columns[0].attrs.get("units", "")
+        units, factor = vocabulary.error_units(vocabulary.split_name(name)[0], columns[0].attrs.get("units", ""))
         lines += ["", f"{name}  RMSE [{units}]",
                   f"{'lead':>6} | {'model':>9} | {'shipped':>9} | {'persistence':>11} | {'climatology':>11} | {'skill':>6}"]
         for row in (hours.index(h) for h in LEADS_HOURS if h in hours):
-            model, ours, persistence, climatology = (float(c.values[row]) for c in columns)
+            model, ours, persistence, climatology = (factor * float(c.values[row]) for c in columns)
             marks = [f"{who} loses to {rival}" for who, value in (("model", model), ("shipped", ours))
                      for rival, bar in (("persistence", persistence), ("climatology", climatology)) if value >= bar]
             numbers = f"{model:>9.4g} | {ours:>9.4g} | {persistence:>11.4g} | {climatology:>11.4g} | {1 - model / persistence:>6.2f}"

@@ -128,6 +128,18 @@ def label(variable: str, level: int | None = None) -> str:
     return text if level is None else f"{text} at {level} hPa"
 
 
+def display_units(variable: str, units: str) -> tuple[str, float, float] | None:
+    """Units that people read, with factor and offset from canonical; None unless a conversion is known for exactly these units."""
+    known = BY_NAME.get(variable)
+    return known.display if known is not None and units == known.units else None
+
+
+def error_units(variable: str, units: str) -> tuple[str, float]:
+    """Units that people read an error or a difference in, and the factor to them; a difference has no zero point, so that degrees are kelvins."""
+    name, factor, offset = display_units(variable, units) or (units, 1.0, 0.0)
+    return (units if offset else name), factor
+
+
 def known_names() -> tuple[str, ...]:
     """Canonical and short names, short names of variables on levels with ERA5's levels: for checks and suggestions."""
     levelled = tuple(f"{v.short}{level}" for v in VARIABLES if v.on_levels for level in _COMMON_LEVELS)

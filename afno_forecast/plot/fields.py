@@ -130,11 +130,11 @@ def pretty_units(text: str) -> str:
 
 def units_for(variable: str, given: object) -> Units:
     """How the numbers of a variable are shown. Without a conversion known for exactly these units they stay as they are."""
-    known = vocabulary.BY_NAME.get(variable.replace("wind_vector", "wind_speed"))  # scores have both
+    variable = variable.replace("wind_vector", "wind_speed")  # scores have both
     text = "" if given is None else str(given)
-    if known is not None and known.display is not None and text == known.units:
-        name, factor, offset = known.display
-        return Units(name, factor, offset, "K" if name == "°C" else name)
+    display = vocabulary.display_units(variable, text)
+    if display is not None:
+        return Units(*display, vocabulary.error_units(variable, text)[0])
     shown = pretty_units(text) if given is not None else "units not given"
     return Units(shown, difference=shown)
 

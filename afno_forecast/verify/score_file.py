@@ -139,10 +139,7 @@ def format_table(scores: xr.Dataset, variables: Sequence[str] = ("z500", "t850",
             lines += [f"{name}: not scored", ""]
             continue
         variable, level = vocabulary.split_name(name)
-        units = str(scores[variable].attrs.get("units", "?"))
-        known = vocabulary.BY_NAME.get(variable)
-        shown, factor = known.display[:2] if known is not None and known.display is not None and units == known.units else (units, 1.0)
-        shown = units if shown == "°C" else shown  # an error has no zero point
+        shown, factor = vocabulary.error_units(variable, str(scores[variable].attrs.get("units", "?")))
         lines += [f"{name}  {vocabulary.label(variable, level)}, RMSE in {shown}, {region}",
                   f"{'lead':>6} | {'model':>10} | {'persistence':>11} | {'climatology':>11} | {'skill':>6}"]
         columns = [None if v is None else factor * v.values for v in (model, *(pick(scores, name, f"rmse_{k}", region=region)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from afno_forecast.vocabulary import short_name, split_name
+from afno_forecast.vocabulary import error_units, short_name, split_name
 
 
 @pytest.mark.parametrize(("text", "found"), [
@@ -18,3 +18,10 @@ def test_names_with_and_without_a_level(text: str, found: tuple[str, int | None]
 def test_what_is_no_level_makes_an_unknown_name_not_another_variable(text: str) -> None:
     assert split_name(text) == (text, None)
     assert short_name(*split_name(text)) == text
+
+
+@pytest.mark.parametrize(("variable", "units", "shown"), [("geopotential", "m2 s-2", ("m", 1 / 9.80665)), ("geopotential", "m", ("m", 1.0)),
+                                                          ("2m_temperature", "K", ("K", 1.0)), ("surface_pressure", "Pa", ("hPa", 0.01)),
+                                                          ("depth", "m", ("m", 1.0))])
+def test_units_of_an_error_have_no_zero_point(variable: str, units: str, shown: tuple[str, float]) -> None:
+    assert error_units(variable, units) == shown
