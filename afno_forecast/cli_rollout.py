@@ -149,7 +149,7 @@ def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, othe
 @click.option("--data", "sources", type=PATH, required=True, multiple=True, help="Training store, or files, that hold the period; repeatable.")
 @click.option("--period", required=True, metavar="START/END", help="A year or more that the forecasts lie in, and that is not scored later.")
 @click.option("--lead-time", metavar="DURATION", default="10d", show_default=True, help="How far.")
-@click.option("--inits", type=click.IntRange(2), default=24, show_default=True, help="Forecasts, evenly spread over the period.")
+@click.option("--inits", type=click.IntRange(2), default=24, show_default=True, help="Forecasts, spread over the period and the hours.")
 @click.option("--batch-size", "--batch", type=click.IntRange(1), default=8, show_default=True, help="Forecasts stepped together.")
 @click.option("--out", type=PATH, required=True, help="Model folder to write: MODEL with its calibration.")
 def calibrate(model: Path, sources: tuple[Path, ...], period: str, lead_time: str, inits: int, batch_size: int, out: Path) -> None:

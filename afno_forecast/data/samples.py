@@ -28,6 +28,28 @@ class Windows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def evenly(self, times: TimeAxis, count: int) -> NDArray[np.int64]:
+        """At most `count` of the windows, spread over all of them and over the hours of the day at which they begin.
+
+        Equal spacing alone would let all of them begin at one hour where it happens to be a number of whole days.
+
+        Args:
+            times: the axis of `index`.
+            count: how many, at least 1.
+
+        Returns:
+            rows of `index`, in order; shape (min(count, N), history + num_steps).
+        """
+        count = min(count, len(self))
+        hours, hour_N = np.unique(times.at(self.index[:, 0]).second_of_day(), return_inverse=True)
+        place_N, free = np.arange(len(self)), np.ones(len(self), dtype=bool)
+        for number, place in enumerate(np.linspace(0, len(self) - 1, count)):
+            hour = number % len(hours) if count >= len(hours) else number * len(hours) // count
+            wanted = free & (hour_N == hour)
+            rows = np.flatnonzero(wanted if wanted.any() else free)
+            free[rows[np.abs(place_N[rows] - place).argmin()]] = False
+        return self.index[~free]
+
 
 def find_windows(times: TimeAxis, *, time_step: int, history: int, num_steps: int, start: int | None = None, end: int | None = None) -> Windows:
     """Every window of `history + num_steps` states exactly `time_step` apart, all of them inside [start, end].

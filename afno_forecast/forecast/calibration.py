@@ -219,8 +219,8 @@ def regress(forecaster: Forecaster, states: States, *, period: tuple[int, int], 
     """The calibration of a forecaster, from forecasts of `num_steps` steps; the other arguments are those of `calibrate`."""
     hours_S, reference_S3CHW = _reference(states, period)
     step, history, grid = forecaster.time_step, forecaster.history, forecaster.grid
-    windows = find_windows(states.times, time_step=step, history=history, num_steps=num_steps, start=period[0], end=period[1]).index
-    windows = windows[np.unique(np.linspace(0, len(windows) - 1, inits).round().astype(int))]
+    windows = find_windows(states.times, time_step=step, history=history, num_steps=num_steps, start=period[0],
+                           end=period[1]).evenly(states.times, inits)
     init_seconds_N = states.times.seconds[windows[:, history - 1]]
     products = np.zeros((2, num_steps, len(forecaster.channels), len(_bands(grid))))
     area_H1 = grid.area_weights()[:, :1].astype(np.float64)

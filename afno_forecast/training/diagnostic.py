@@ -130,8 +130,7 @@ class DiagnosticValidator:
                               fix="leave it out")
         self._num_steps = lead // step
         windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
-        chosen = np.unique(np.linspace(0, len(windows.index) - 1, min(config.inits, len(windows.index))).round().astype(int))
-        self._windows = windows.index[chosen]
+        self._windows = windows.evenly(store.times, config.inits)
         self._index = store.channel_index(ChannelSet((*forecaster.channels.channels, *diagnostic.outputs.channels)))
         every = max(1, 86400 // step) if lead >= 86400 else 1
         self._scored = [k for k in range(1, self._num_steps + 1) if k % every == 0]

@@ -37,7 +37,7 @@ KeepModel = Callable[[dict[str, Tensor], float, xr.Dataset], None]
 
 
 class ValidationConfig(Strict):
-    """How a model is chosen: rollouts from init times spread evenly over the validation period."""
+    """How a model is chosen: rollouts from init times spread evenly over the validation period and over the hours of the day."""
 
     count: int = Field(ge=1)
     """Validations over the whole budget; the last one is at its end."""
@@ -79,8 +79,7 @@ class Validator:
         self._shown_channels = shown_channels(config.pictures, forecaster.channels)
         self.shown: Shown | None = None
         windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
-        chosen = np.unique(np.linspace(0, len(windows.index) - 1, min(config.inits, len(windows.index))).round().astype(int))
-        self._windows = windows.index[chosen]
+        self._windows = windows.evenly(store.times, config.inits)
         self.init_seconds = store.times.seconds[self._windows[:, self._history - 1]]
         every = max(1, _DAY // step) if lead >= _DAY else 1
         self._scored = {k for k in range(1, self._num_steps + 1) if k % every == 0}

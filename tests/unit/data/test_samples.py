@@ -50,3 +50,25 @@ def test_no_window_left_is_an_error_that_says_why():
         find_windows(axis(0, 6), time_step=6 * H, history=1, num_steps=1, start=100 * H)
     with pytest.raises(DataError, match="the record is empty"):
         find_windows(axis(), time_step=6 * H, history=1, num_steps=1)
+
+
+def chosen(hours: list[int], count: int) -> list[int]:
+    times = axis(*hours)
+    windows = find_windows(times, time_step=H * (hours[1] - hours[0]), history=1, num_steps=0)
+    return [int(times.seconds[row[0]]) // H for row in windows.evenly(times, count)]
+
+
+@pytest.mark.parametrize(("spacing", "days", "count"), [(6, 40, 11), (6, 41, 5), (6, 33, 4), (3, 50, 9), (1, 30, 24), (24, 30, 7), (6, 100, 25)])
+def test_chosen_windows_begin_at_all_hours_of_the_day_equally_often_and_cover_the_period(spacing: int, days: int, count: int) -> None:
+    hours = list(range(0, 24 * days, spacing))
+    found = chosen(hours, count)
+    assert len(set(found)) == count and found == sorted(found)
+    of_day = np.unique([hour % 24 for hour in found], return_counts=True)
+    assert len(of_day[0]) == min(24 // spacing, count) and np.ptp(of_day[1]) <= 1
+    assert np.abs(np.array(found) - np.linspace(0, hours[-1], count)).max() < 24, "less than a day from equal spacing"
+
+
+def test_fewer_hours_than_asked_for_are_spread_and_more_windows_than_there_are_give_all() -> None:
+    assert {hour % 24 for hour in chosen(list(range(0, 24 * 30)), 4)} == {0, 6, 12, 18}
+    assert chosen([0, 6, 12, 18, 24, 30], 9) == [0, 6, 12, 18, 24, 30]
+    assert len(chosen([0, 6, 12, 18, 24, 30], 5)) == 5 and len(chosen([0, 6, 12], 1)) == 1
