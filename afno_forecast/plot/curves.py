@@ -25,6 +25,7 @@ _UNITLESS = ("acc", "skill", "activity", "ratio")  # in files that do not say
 _NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)",
           "mae": "Mean absolute error", "crps": "CRPS", "spread": "Spread", "skill": "RMSE of the ensemble mean", "spread_skill": "Spread / skill",
           "vrmse": "VRMSE", "seeps": "SEEPS", "sedi": "SEDI"}
+_LEAD_STEPS = {"days": (1,), "hours": (1, 3, 6), "minutes": (1, 5, 15), "seconds": (1, 5, 15)}
 _LOOKS = {"model": ("#0b5fa5", "-", "o"), "persistence": ("#c8500a", "--", "s"), "climatology": ("#5a6470", ":", "")}
 _OTHERS = (("#009e73", "-.", "^"), ("#cc79a7", "--", "v"), ("#b8860b", "-.", "D"))  # further rivals, told apart by eyes of all kinds
 
@@ -184,21 +185,27 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
 
 
 def _panel(axes: Axes, curve: Curve, metric: str, better: str) -> None:
-    days = curve.leads / 86400
+    unit, seconds = _lead_unit(float(curve.leads[-1]) if len(curve.leads) else 0.0)
+    leads = curve.leads / seconds
     others = iter(_OTHERS * 4)
     for name, values in curve.lines.items():
         colour, dash, marker = _LOOKS.get(name) or next(others)
         ours = name == "model"
-        axes.plot(days, values, dash, color=colour, marker=marker if len(days) <= 24 else "", markersize=3.4, linewidth=2.0 if ours else 1.5,
+        axes.plot(leads, values, dash, color=colour, marker=marker if len(leads) <= 24 else "", markersize=3.4, linewidth=2.0 if ours else 1.5,
                   label=name.replace("_", " "), zorder=4 if ours else 3)
     _limits(axes, curve, metric, better)
-    last = float(days[-1]) if len(days) else 1.0
+    last = float(leads[-1]) if len(leads) else 1.0
     axes.set_xlim(0, last * 1.02 or 1.0)
-    step = style.nice_step(last, 8, np.array([1.0, 2.0, 5.0])) if last > 8 else (1.0 if last > 2 else 0.25)
+    step = next((n for n in _LEAD_STEPS[unit] if last <= 8 * n), style.nice_step(last, 8, np.array([1.0, 2.0, 5.0])))
     axes.set_xticks(np.arange(0, last * 1.02 + 1e-9, step))
     style.ruled(axes)
     say(axes, 0, 1.05, style.fit(curve.label, 3.4, 9.5), size=9.5, weight="bold", ha="left", va="bottom", transform=axes.transAxes)
-    style.name_axes(axes, "lead time (days)", curve.units)
+    style.name_axes(axes, f"lead time ({unit})", curve.units)
+
+
+def _lead_unit(last: float) -> tuple[str, int]:
+    """The unit in which leads up to this one, seconds, are read, and its seconds."""
+    return next(((unit, seconds) for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)) if last > 2 * seconds), ("seconds", 1))
 
 
 def _limits(axes: Axes, curve: Curve, metric: str, better: str) -> None:

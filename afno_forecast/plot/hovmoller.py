@@ -156,8 +156,8 @@ def build_hovmoller(section: Section, band: Band | None, truth: Section | None =
 
 
 def _after(seconds: int) -> str:
-    """`+1.5 d`, or `+7 h` for what is no half day."""
-    return f"+{seconds / 86400:g} d" if seconds % 43200 == 0 else f"+{seconds / 3600:g} h"
+    """`+1.5 d`, or `+7 h` within the first day and for what is no half day."""
+    return f"+{seconds / 86400:g} d" if seconds >= 86400 and seconds % 43200 == 0 else f"+{seconds / 3600:g} h"
 
 
 def _bar(axes: Axes, scale: Scale, field: Field) -> None:

@@ -244,7 +244,7 @@ class ComparePage:
         if truth is not None:
             forecast, truth = within(forecast, self._view), within(truth, self._view)
             rmse, bias = scores_of(forecast, truth)
-            heads[2] += f":  RMSE {rmse:.4g} {units},  bias {bias:+.3g} {units}".replace("-", "−")
+            heads[2] += f":  RMSE {_number(rmse, '.4g', units)},  bias {_number(bias, '+.3g', units)}"
             rows = _score_rows(forecast, truth, persistence, rmse, bias)
             names, numbers = ("\n".join(column) for column in zip(*rows, strict=True))
         for text, words in zip((*self._heads, *self._numbers), (*heads, names, numbers), strict=True):
@@ -283,14 +283,19 @@ def _sources(forecast: Field, truth: Field | None) -> str:
 def _score_rows(forecast: Field, truth: Field, persistence: Field | None, rmse: float, bias: float) -> list[tuple[str, str]]:
     units = forecast.units.difference
     error = forecast.values - truth.values
-    rows = [("This map", ""), ("RMSE", f"{rmse:.4g} {units}"), ("Bias", f"{bias:+.3g} {units}")]
+    rows = [("This map", ""), ("RMSE", _number(rmse, ".4g", units)), ("Bias", _number(bias, "+.3g", units))]
     if np.isfinite(error).any():
-        rows.append(("Greatest error", f"{error.flat[np.nanargmax(np.abs(error))]:+.4g} {units}"))
+        rows.append(("Greatest error", _number(error.flat[np.nanargmax(np.abs(error))], "+.4g", units)))
     if persistence is not None:
         reference = scores_of(replace(persistence, units=forecast.units), truth)[0]
-        rows.append(("RMSE of persistence", f"{reference:.4g} {units}"))
-        rows.append(("Skill, 1 − RMSE / persistence", f"{1 - rmse / reference:+.2f}" if reference > 0 else "undefined"))
-    return [(name, value.replace("-", "−")) for name, value in rows]
+        rows.append(("RMSE of persistence", _number(reference, ".4g", units)))
+        rows.append(("Skill, 1 − RMSE / persistence", _number(1 - rmse / reference, "+.2f", "") if reference > 0 else "undefined"))
+    return rows
+
+
+def _number(value: float, form: str, units: str) -> str:
+    """With a minus sign as printed, and with its units where it has any."""
+    return f"{value:{form}} {units}".replace("-", "−").rstrip()
 
 
 def persistence_of(forecast: Field, truth: Series) -> Field | None:

@@ -140,7 +140,7 @@ def format_table(scores: xr.Dataset, variables: Sequence[str] = ("z500", "t850",
             continue
         variable, level = vocabulary.split_name(name)
         shown, factor = vocabulary.error_units(variable, str(scores[variable].attrs.get("units", "?")))
-        lines += [f"{name}  {vocabulary.label(variable, level)}, RMSE in {shown}, {region}",
+        lines += [f"{name}  {vocabulary.label(variable, level)}, RMSE{'' if shown == '1' else f' in {shown}'}, {region}",
                   f"{'lead':>6} | {'model':>10} | {'persistence':>11} | {'climatology':>11} | {'skill':>6}"]
         columns = [None if v is None else factor * v.values for v in (model, *(pick(scores, name, f"rmse_{k}", region=region)
                                                                       for k in ("persistence", "climatology")))]

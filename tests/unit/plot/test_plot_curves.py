@@ -62,3 +62,15 @@ def test_without_the_globe_the_first_region_is_drawn_and_named(scores: xr.Datase
     assert any("Region: tropics" in text.get_text() for text in build_scores(part, dpi=40).texts)
     with pytest.raises(DataError, match="no region 'global'"):
         read_curves(part, region="global")
+
+
+@pytest.mark.parametrize(("leads", "unit", "shown"), [
+    ([6, 24, 240], "days", [0, 2, 4, 6, 8, 10]), ([6, 12, 120], "days", [0, 1, 2, 3, 4, 5]), ([6, 12, 48], "hours", list(range(0, 49, 6))),
+    ([1, 2, 3], "hours", [0, 1, 2, 3]), ([1 / 60, 0.5, 1], "minutes", [0, 15, 30, 45, 60]),
+    ([1 / 3600, 2 / 3600, 4 / 3600], "seconds", [0, 1, 2, 3, 4]),
+])
+def test_leads_are_read_in_days_hours_minutes_or_seconds(scores: xr.Dataset, leads: list[float], unit: str, shown: list[float]) -> None:
+    seconds = np.array([round(3600 * hours) for hours in leads]).astype("timedelta64[s]").astype("timedelta64[ns]")
+    axes = build_scores(scores.assign_coords(lead_time=seconds), variables=["t2m"]).axes[0]
+    assert axes.get_xlabel() == f"lead time ({unit})"
+    np.testing.assert_allclose(axes.get_xticks(), shown)

@@ -140,6 +140,11 @@ def test_a_band_mean_has_exact_areas_and_leaves_out_what_is_missing(forecast: xr
     np.testing.assert_allclose(hovmoller.band_mean(field, rows), expected)
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(0, "+0 h"), (5400, "+1.5 h"), (43200, "+12 h"), (86400, "+1 d"), (129600, "+1.5 d")])
+def test_leads_within_the_first_day_are_hours(seconds: int, text: str) -> None:
+    assert hovmoller._after(seconds) == text
+
+
 def test_forecast_and_truth_run_side_by_side(forecast: xr.Dataset, truth: xr.Dataset, tmp_path: Path) -> None:
     series = Series(forecast, "z500")
     section = hovmoller.read_section(series, None, "first")

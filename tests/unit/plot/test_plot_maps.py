@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -107,7 +108,14 @@ def test_forecast_and_truth_share_limits_and_the_error_is_symmetric(forecast: xr
     assert first.boundaries[0] <= min(field.values.min(), there.values.min()) and first.boundaries[-1] >= max(field.values.max(), there.values.max())
     np.testing.assert_array_equal(third.boundaries, -third.boundaries[::-1])
     rmse = np.sqrt(np.average((field.values - there.values) ** 2, weights=field.grid.cell_areas()))
-    assert f"RMSE {rmse:.4g} K" in _words(page.figure) and "bias" in _words(page.figure)
+    assert f"RMSE {rmse:.4g} K,  bias" in _words(page.figure)
+
+
+def test_an_error_without_units_has_nothing_behind_it(forecast: xr.Dataset, truth: xr.Dataset) -> None:
+    plain = [ds.assign({"2m_temperature": ds["2m_temperature"].assign_attrs(units="1")}) for ds in (forecast, truth)]
+    field = _field(plain[0], "t2m")
+    page = maps.build_compare(field, truth_for(field, Series(plain[1], "t2m")), view_for(field.grid))
+    assert re.search(r"RMSE [0-9.]+,  bias [+−][0-9.e−]+(\n|$)", _words(page.figure))
 
 
 @pytest.mark.parametrize(("projection", "region"), [(None, (150.0, -120.0, 20.0, 65.0)), ("orthographic", None)])

@@ -211,6 +211,8 @@ def test_the_table_says_where_the_model_loses(tmp_path: Path) -> None:
     assert lines[0].startswith("z500  Geopotential height at 500 hPa, RMSE in m, ")
     assert lines[2].startswith("   12h |       10.2 |") and lines[2].endswith("loses to persistence and climatology")
     assert "u250: not scored" in text and "note: truth lacks" in text
+    without = scores.assign(geopotential=scores["geopotential"].assign_attrs(units="1"))
+    assert ", RMSE, " in format_table(without, ("z500",)).splitlines()[0], "a quantity without units has none to name"
     good = format_table(evaluate(case(tmp_path, "good.zarr", 0.1)[0], analyses))
     assert "loses" not in good and "|           - |" in good
 
