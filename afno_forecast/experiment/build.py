@@ -91,8 +91,8 @@ def first_forecaster(experiment: Experiment, inputs: ModelInputs) -> Forecaster:
 
 def staged(experiment: Experiment, store: Store | DirectStore, train: tuple[int, int]) -> Experiment:
     """The experiment with the stages of its training written out."""
-    step = time_steps_of(experiment.model, parse_duration(experiment.data.time_step))[0]
-    training = with_stages(experiment.training, store.times, time_step=step, history=experiment.model.history, period=train)
+    steps = time_steps_of(experiment.model, parse_duration(experiment.data.time_step))
+    training = with_stages(experiment.training, store.times, time_steps=steps, history=experiment.model.history, period=train)
     return experiment.model_copy(update={"training": training})
 
 
@@ -103,11 +103,11 @@ def training_samples(experiment: Experiment, store: Store | DirectStore, forecas
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history,
                     batch_size=config.batch_size, seed=experiment.seed, period=train, delivery=delivery)
     for step, rollout in longest_rollouts(experiment, forecaster).items():
-        largest = loader.num_samples(rollout, step)
-        if max(config.batch_sizes) > largest:
-            raise ConfigError(f"a batch of {max(config.batch_sizes)} is larger than the training period's {largest} samples at rollout {rollout}"
-                              f"{f' of {format_duration(step)}' if len(forecaster.time_steps) > 1 else ''}", where="training.batch_size",
-                              fix=f"use at most training.batch_size={largest}, or a longer training period")
+        largest, (name, size) = loader.num_samples(rollout, step), max(config.batch_sizes.items(), key=lambda item: item[1])
+        if size > largest:
+            raise ConfigError(f"a batch of {size} is larger than the training period's {largest} samples at rollout {rollout}"
+                              f"{f' of {format_duration(step)}' if len(forecaster.time_steps) > 1 else ''}", where=name,
+                              fix=f"use at most {name}={largest}, or a longer training period")
     return loader
 
 

@@ -66,9 +66,10 @@ class TrainingConfig(Strict):
         return self
 
     @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Samples in an update, of every stage."""
-        return tuple(stage.batch_size or self.batch_size for stage in self.stages) or (self.batch_size,)
+    def batch_sizes(self) -> dict[str, int]:
+        """Samples in an update of each stage, by the setting that says so."""
+        own = {f"training.stages.{number}.batch_size": stage.batch_size for number, stage in enumerate(self.stages) if stage.batch_size}
+        return own if self.stages and len(own) == len(self.stages) else {"training.batch_size": self.batch_size, **own}
 
     def smaller(self, processes: int) -> str:
         """A setting that needs less memory and gives the same numbers but for their last bits, where there is one.
@@ -76,7 +77,7 @@ class TrainingConfig(Strict):
         Args:
             processes: that share the samples of an update.
         """
-        shares = [size // processes for size in self.batch_sizes]
+        shares = [size // processes for size in self.batch_sizes.values()]
         pieces = [n for n in range(self.accumulate + 1, min(shares) + 1) if not any(share % n for share in shares)]
         if pieces:
             return f"training.accumulate={next((n for n in pieces if n >= 2 * self.accumulate), pieces[-1])}"

@@ -9,8 +9,9 @@ Axes: B batch, T time, C channel, H row, W column.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -55,10 +56,10 @@ class Layout:
     area_share: float = 1.0
     sharded: bool = False
 
-    @property
-    def loss_scale(self) -> float:
-        """What a loss over this process' rows is multiplied by, so that the mean over all processes is the whole loss."""
-        return self.area_share * self.mesh.spatial.size
+    def loss_scale(self, area: Literal["exact", "equal"]) -> float:
+        """What a loss over this process' rows, weighed by area or by number of cells, is multiplied by, so that the mean over all is the whole."""
+        equal_share = 1.0 if self.rows is None else self.rows.sizes[self.rows.rank] / sum(self.rows.sizes)
+        return (self.area_share if area == "exact" else equal_share) * self.mesh.spatial.size
 
     def delivery(self, forecaster: Forecaster, *, cache_bytes: int) -> Delivery:
         """This process' share of the samples, and its rows of them, with the forcing that the forecaster would else compute between its steps."""
@@ -90,19 +91,29 @@ def pieces(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.states[part], batch.seconds[part], None if batch.forcing is None else batch.forcing[part])
 
 
-def plan_mesh(config: ParallelConfig, *, batch_sizes: Sequence[int], accumulate: int) -> Mesh:
+def plan_mesh(config: ParallelConfig, *, batch_sizes: Mapping[str, int], accumulate: int) -> Mesh:
     """The mesh of the processes that were started; all must call it.
+
+    Args:
+        config: how they divide the work.
+        batch_sizes: samples in an update, by the setting that says so.
+        accumulate: pieces of an update on each process.
 
     Raises ConfigError when the dimensions do not make up their number, or the samples of an update cannot be divided.
     """
-    rest = config.spatial * config.block
-    data = config.data or max(1, world_size() // rest)
+    data = config.data or max(1, world_size() // (config.spatial * config.block))
     mesh = make_mesh(data, config.spatial, config.block)
-    for size in batch_sizes:
-        if size % (data * accumulate):
-            raise ConfigError(f"{size} samples in an update cannot be divided among {data} processes in {accumulate} pieces each",
-                              where="training.batch_size", fix=f"use training.batch_size={-(-size // (data * accumulate)) * data * accumulate}")
+    require_divisible(batch_sizes, data, accumulate)
     return mesh
+
+
+def require_divisible(batch_sizes: Mapping[str, int], processes: int, accumulate: int) -> None:
+    """Raise ConfigError where the samples of an update cannot be divided among so many processes, in so many pieces each."""
+    parts = processes * accumulate
+    for name, size in batch_sizes.items():
+        if size % parts:
+            raise ConfigError(f"{size} samples in an update cannot be divided among {processes} process{'es' * (processes > 1)} in {accumulate} "
+                              "pieces each", where=name, fix=f"use {name}={-(-size // parts) * parts}")
 
 
 def parallelize(forecaster: Forecaster, mesh: Mesh, *, sharded: bool = False, checkpointing: bool = False, compile_blocks: bool = False) -> Layout:

@@ -104,7 +104,7 @@ class Run:
 
     def _differentiate(self, batch: Batch, num_steps: int, autocast: torch.autocast) -> float:
         self.optimizers.zero_grad()
-        scale = self.layout.loss_scale / self.config.accumulate
+        scale = self.layout.loss_scale(self.config.loss.area) / self.config.accumulate
         parts = []
         for piece in pieces(batch, self.config.accumulate):
             with autocast:

@@ -92,7 +92,7 @@ def measure_speed(network: str, mesh: Mesh, rounds: int, steps: int, batch: int)
 
 def measure_bytes(network: str, size: int, batch: int) -> dict[str, object]:
     """What one process sends in one update, by purpose and layer."""
-    mesh = plan_mesh(ParallelConfig(spatial=size), batch_sizes=(batch,), accumulate=1)
+    mesh = plan_mesh(ParallelConfig(spatial=size), batch_sizes={"training.batch_size": batch}, accumulate=1)
     run = make_run(network, mesh, batch)
     update(run)
     spatial = dict(mesh.spatial.traffic)
@@ -107,7 +107,7 @@ def main(folder: Path, rank: int, rounds: int, steps: int, batch: int, networks:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     with distributed.session(f"file://{folder}/meet?rank={rank}&world_size=2"):
-        mesh = plan_mesh(ParallelConfig(), batch_sizes=(batch,), accumulate=1)
+        mesh = plan_mesh(ParallelConfig(), batch_sizes={"training.batch_size": batch}, accumulate=1)
         result = {name: {"data_parallel": measure_speed(name, mesh, rounds, steps, batch),
                          **({"spatial_parallel": measure_bytes(name, 2, batch)} if with_bytes else {})} for name in networks}
     (folder / f"{rank}.json").write_text(json.dumps(result))

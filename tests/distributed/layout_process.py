@@ -48,7 +48,7 @@ CASES = {
     "spatial, pole rows": (HIERARCHICAL, POLES, {"spatial": 2}, 1),
     "spatial, limited area": (HIERARCHICAL, AREA, {"spatial": 2}, 1),
     "spatial, periodic box": (HIERARCHICAL, BOX, {"spatial": 2}, 1),
-    "spatial, checkpointed": (HIERARCHICAL, SPHERE, {"spatial": 2, "checkpointing": True}, 1),
+    "spatial, checkpointed, equal cells": (HIERARCHICAL, SPHERE, {"spatial": 2, "checkpointing": True, "equal": True}, 1),
     "spatial, ensemble": (HIERARCHICAL, SPHERE, {"spatial": 2, "ensemble": True}, 1),
     "spatial, advection": ({**HIERARCHICAL, "local": False, "direct": True}, SPHERE, {"spatial": 2, "advected": True}, 1),
     "block": (HIERARCHICAL, SPHERE, {"block": 2}, 1),
@@ -95,9 +95,10 @@ def make_run(case: str, mesh: Mesh, folder: Path) -> Run:
     network, grid, parallel, accumulate = CASES[case]
     ensemble, several = bool(parallel.get("ensemble")), mesh.world.size > 1
     forecaster = make_forecaster(network, grid, (ENSEMBLE if ensemble else {}) | (ADVECTED if parallel.get("advected") else {}))
+    loss = LOSS if ensemble else {"area": "equal"} if parallel.get("equal") else {}
     config = TrainingConfig.model_validate({"budget": {"train_steps": 3}, "batch_size": 4, "stages": [{"until": 1, "rollout": 2}],
                                             "optimizer": {"learning_rate": 3e-3}, "average": 0.9,
-                                            "loss": LOSS if ensemble else {}, "accumulate": accumulate if several else 1}, strict=False)
+                                            "loss": loss, "accumulate": accumulate if several else 1}, strict=False)
     layout = parallelize(forecaster, mesh, sharded=parallel.get("sharded", False), checkpointing=several and parallel.get("checkpointing", False))
     return Run(forecaster, SimpleNamespace(seed=0), config, folder, layout)  # type: ignore[arg-type]
 
@@ -142,8 +143,8 @@ def main(folder: Path, rank: int, size: int, cases: list[str]) -> None:
     with distributed.session(f"file://{folder}/meet?rank={rank}&world_size={size}"):
         for case in cases:
             _, _, parallel, accumulate = CASES[case]
-            dimensions = ParallelConfig.model_validate({k: v for k, v in parallel.items() if k not in ("checkpointing", "ensemble", "advected")})
-            mesh = plan_mesh(dimensions, batch_sizes=(4,), accumulate=accumulate)
+            dimensions = ParallelConfig.model_validate({k: v for k, v in parallel.items() if k in ParallelConfig.model_fields})
+            mesh = plan_mesh(dimensions, batch_sizes={"training.batch_size": 4}, accumulate=accumulate)
             alone, run = make_run(case, Mesh(), folder), make_run(case, mesh, folder / case)
             wanted, found = train(case, alone), train(case, run)
             traffic = {axis.name: dict(axis.traffic) for axis in (mesh.data, mesh.spatial, mesh.block, mesh.world)}

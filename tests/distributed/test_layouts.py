@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 PROCESS = Path(__file__).with_name("layout_process.py")
 TWO = ("data", "data, accumulated", "sharded", "spatial", "spatial, patches", "spatial, pole rows", "spatial, limited area", "spatial, periodic box",
-       "spatial, checkpointed", "spatial, ensemble", "spatial, advection", "block")
+       "spatial, checkpointed, equal cells", "spatial, ensemble", "spatial, advection", "block")
 FOUR = ("data x spatial", "spatial x block", "data x block, sharded")
 THREE = ("spatial 3",)
 
