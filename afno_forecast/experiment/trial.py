@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..data.loader import Loader
+from ..distributed import Mesh
 from ..forecaster import Forecaster
 from ..training.estimate import estimate, where_time_goes
-from ..training.parallel import Layout
+from ..training.parallel import Layout, parallelize, require_divisible
 from .build import check_periods, first_forecaster, model_inputs, open_store, staged, training_samples
 from .config import Experiment
 
@@ -29,4 +30,7 @@ def _built(experiment: Experiment) -> tuple[Experiment, Forecaster, Loader]:
     train, _ = check_periods(experiment, store)
     experiment = staged(experiment, store, train)
     forecaster = first_forecaster(experiment, model_inputs(experiment, store, measure=False))
+    config = experiment.training
+    require_divisible(config.batch_sizes, config.parallel.data or 1, config.accumulate)
+    parallelize(forecaster, Mesh(), checkpointing=config.checkpointing, compile_blocks=config.compile)
     return experiment, forecaster, training_samples(experiment, store, forecaster, train, Layout())

@@ -16,6 +16,7 @@ from ..data.loader import Batch, Loader
 from ..forecaster import Forecaster
 from .checkpoint import KEPT
 from .config import TrainingConfig
+from .parallel import pieces
 from .run import Run, resolve_precision
 
 _PROFILED_UPDATES = 3
@@ -37,13 +38,16 @@ def estimate(forecaster: Forecaster, loader: Loader, config: TrainingConfig) -> 
     with _batches(loader, config) as batches:
         batch = next(batches)
         steps, samples = config.stages[0].rollout, len(batch.states)
-        kept: dict[int, int] = {}
+        kept: dict[int, int] = {}  # of a piece of the update: that is what is held at a time
 
         def note(tensor: Tensor) -> Tensor:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        piece = next(pieces(batch, config.accumulate))
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast:
+            run.loss(piece, steps)
+        with FlopCounterMode(display=False) as counter:
             _update(run, batch, autocast, steps)
         began = time.perf_counter()
         _update(run, next(batches), autocast, steps)

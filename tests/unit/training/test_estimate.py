@@ -7,6 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from afno_forecast.cli import cli
+from afno_forecast.errors import ConfigError
+from afno_forecast.experiment import load_experiment
+from afno_forecast.experiment.trial import try_out
 
 
 def say(*arguments: str) -> str:
@@ -35,3 +38,20 @@ def test_a_budget_of_time_gives_a_number_of_updates(tiny_experiment: Path, budge
 def test_a_profile_names_operators(tiny_experiment: Path) -> None:
     text = say(str(tiny_experiment), "--profile")
     assert "3 updates" in text and "aten::" in text and not (tiny_experiment.parent / "run").exists()
+
+
+def test_what_saves_memory_is_seen_to_save_it(tiny_experiment: Path) -> None:
+    def kept(*settings: str) -> float:
+        text = say(str(tiny_experiment), "training.batch_size=32", "model.backbone.depth=24", *settings, "--dry-run")
+        return float(re.findall(r"and ([\d,]+) MB kept", text)[0].replace(",", ""))
+
+    plain = kept()
+    assert plain > 4 and kept("training.checkpointing=true") < 0.6 * plain and kept("training.accumulate=4") < 0.5 * plain
+
+
+def test_samples_that_do_not_divide_are_told_before_the_training(tiny_experiment: Path) -> None:
+    with pytest.raises(ConfigError, match="6 samples in an update cannot be divided among 1 process in 4 pieces each"):
+        try_out(load_experiment(tiny_experiment, ["training.batch_size=6", "training.accumulate=4"]))
+    stages = "training.stages=[{until: 0.5, rollout: 1}, {until: 1, rollout: 1, batch_size: 5000}]"
+    with pytest.raises(ConfigError, match=r"use at most training\.stages\.1\.batch_size="):
+        try_out(load_experiment(tiny_experiment, [stages]))
