@@ -21,10 +21,13 @@ from .. import model_folder
 from ..channels import ChannelSet
 from ..errors import CheckpointError
 from ..forecaster import Forecaster, ModelConfig
+from ..nn.backbone import PlainConfig
 
 _FIRST = ("backbone.stem.conv.weight", "backbone.stem.linear.weight")
 _LAST = ("backbone.head.conv.weight", "backbone.head.conv.bias", "backbone.head.linear.weight", "backbone.head.linear.bias", "backbone.direct.bias")
 _BOTH = ("backbone.direct.weight",)
+_OVER_CELLS = ("backbone.stem.linear.weight", "backbone.head.linear.weight", "backbone.head.linear.bias", "backbone.recover.linear.weight",
+               "backbone.recover.linear.bias")
 
 
 def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> list[str]:
@@ -43,13 +46,16 @@ def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> lis
     weights = _read(folder / model_folder.WEIGHTS)
     ours, theirs = network_inputs(forecaster.channels, config), network_inputs(inputs.channels, other)
     outs, their_outs = forecaster.channels.names, inputs.channels.names
+    moved = _cells_of_a_patch(config) != _cells_of_a_patch(other)
     whole: list[str] = []
     partly: list[str] = []
     left: list[str] = []
     with torch.no_grad():
         for name, parameter in forecaster.named_parameters():
             given = weights.pop(name, None)
-            if given is not None and name in _FIRST and _by_channel(parameter, given, ours, theirs, first=True):
+            if moved and name in _OVER_CELLS:
+                left.append(f"{name}, over other cells of a patch")
+            elif given is not None and name in _FIRST and _by_channel(parameter, given, ours, theirs, first=True):
                 (whole if ours == theirs else partly).append(name)
             elif given is not None and name in _LAST and _by_channel(parameter, given, outs, their_outs, first=False):
                 (whole if outs == their_outs else partly).append(name)
@@ -69,7 +75,24 @@ def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> lis
             *_told("inputs that are new to the weights", [n for n in ours if n not in theirs]),
             *_told("inputs of the other model that are gone", [n for n in theirs if n not in ours]),
             *_told("outputs that are new to the weights", [n for n in outs if n not in their_outs]),
+            *_other_meaning(config, other),
             f"statistics of the new data are used; the grid was {inputs.grid.describe()}, and is {forecaster.grid.describe()}"]
+
+
+def _cells_of_a_patch(config: ModelConfig) -> object:
+    """What the rows of a network's first and last matrix stand for beside channels."""
+    network = config.backbone
+    return (network.patch, network.overlap) if isinstance(network, PlainConfig) else None
+
+
+def _other_meaning(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
+    """Settings under which the same weights mean something else, where they differ."""
+    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in ("predicts", "time_steps", "vector_parity")}
+    return [f"  made for {name} {_shown(before)}, now {_shown(now)}" for name, (now, before) in pairs.items() if now != before]
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) or "of the data" if isinstance(value, tuple) else str(value)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

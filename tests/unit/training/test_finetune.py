@@ -82,3 +82,13 @@ def test_a_training_starts_from_a_model(tiny_experiment: Path, tiny_model: Path)
     old, new = (model_folder.load(folder) for folder in (tiny_model, tiny_experiment.parent / "run" / "model"))
     for a, b in zip(old.parameters(), new.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_weights_over_other_cells_of_a_patch_are_not_taken_and_other_meanings_are_told(tmp_path: Path) -> None:
+    make(tmp_path / "model", (T, Z), 6, config(PlainConfig(patch=(2, 3), width=8, depth=1, num_blocks=2)), 1)
+    turned, settings = make(None, (T, Z), 6, config(PlainConfig(patch=(3, 2), width=8, depth=1, num_blocks=2), predicts="state"), 2)
+    before = {name: p.clone() for name, p in turned.named_parameters()}
+    report = "\n".join(start_from(turned, settings, tmp_path / "model"))
+    for name in ("backbone.stem.linear.weight", "backbone.head.linear.weight", "backbone.head.linear.bias"):
+        assert f"{name}, over other cells of a patch" in report and torch.equal(before[name], dict(turned.named_parameters())[name])
+    assert "made for predicts tendency, now state" in report and "0 channel by channel" in report
