@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import model_folder
 from ..channels import ChannelSet
-from ..config import Strict, dump_config, load_config
+from ..config import Strict, load_config
 from ..data.loader import Loader
 from ..data.store import Store
 from ..diagnostic import Diagnostic, DiagnosticConfig
@@ -26,6 +26,7 @@ from ..training.run_folder import require_new, run_folder
 from ..training.trackers import require_packages
 from ..training.validation import ValidationConfig
 from .config import Period, RunConfig, separate_periods
+from .resume import require_same, write_config
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,6 +94,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history,
                     batch_size=config.batch_size, seed=experiment.seed, period=train,
                     delivery=Layout().delivery(forecaster, cache_bytes=config.cache_megabytes << 20))
+    _require_enough(loader, config)
     validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
 
     if validator.without_climatology:
@@ -104,7 +106,8 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
 
     with run_folder(folder, echo):
         require_new(folder, resume=resume)
-        (folder / "config.yaml").write_text(dump_config(experiment))
+        require_same(folder, experiment, resume=resume)
+        write_config(folder, experiment)
         echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(outputs.shorts)} from "
              f"{len(forecaster.channels)} channels of {experiment.forecaster}, {loader.num_samples(1):,} training samples")
         fit_diagnostic(DiagnosticRun(diagnostic, config), DiagnosticLoss(experiment.loss, forecaster, diagnostic, std_O), loader, validator, config,
@@ -121,6 +124,10 @@ def _check(experiment: DiagnosticExperiment) -> None:
         if given != only:
             fix = "leave it out; what is made small is the section loss, beside training" if name == "loss" else "leave it out"
             raise ConfigError(f"training.{name} has no effect on a diagnostic network", where=f"training.{name}", fix=fix)
+    for number, stage in enumerate(config.stages):
+        if stage.time_steps:
+            raise ConfigError("a diagnostic network learns at the forecaster's shortest step", where=f"training.stages.{number}.time_steps",
+                              fix="leave it out")
     require_packages(config.log)
     if experiment.validation.pictures:
         raise ConfigError("no pictures are drawn of a diagnostic network", where="validation.pictures",
@@ -139,6 +146,15 @@ def _spread_of(store: Store, outputs: ChannelSet) -> NDArray[np.float64]:
         raise DataError(f"{', '.join(still)} never changes: there is nothing to learn", where=str(store.path),
                         fix="leave it out of diagnostic.channels")
     return std_O
+
+
+def _require_enough(loader: Loader, config: TrainingConfig) -> None:
+    """Raise ConfigError where a batch would hold a sample twice."""
+    steps = max(stage.rollout for stage in config.stages)
+    largest, (name, size) = loader.num_samples(steps), max(config.batch_sizes.items(), key=lambda item: item[1])
+    if size > largest:
+        raise ConfigError(f"a batch of {size} is larger than the training period's {largest} samples at rollout {steps}", where=name,
+                          fix=f"use at most {name}={largest}, or a longer training period")
 
 
 def _check_leads(experiment: DiagnosticExperiment, forecaster: Forecaster) -> None:

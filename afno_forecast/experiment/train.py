@@ -6,15 +6,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import xarray as xr
 
 from .. import distributed, model_folder
-from ..config import dump_config, load_config
 from ..distributed import Mesh
-from ..errors import ConfigError
 from ..forecaster import time_steps_of
 from ..times import format_duration, parse_duration
 from ..training.finetune import start_from
@@ -28,6 +25,7 @@ from .build import check_periods, first_forecaster, longest_rollouts, model_inpu
 from .config import Experiment
 from .model_card import model_card
 from .pictures import draw_validation
+from .resume import require_same, write_config
 
 
 def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], None], max_seconds: float | None = None) -> Path:
@@ -58,7 +56,7 @@ def run_training(experiment: Experiment, *, resume: bool, echo: Callable[[str], 
             return folder / "model"
         with run_folder(folder, echo):
             require_new(folder, resume=resume)
-            _require_same_experiment(folder, experiment, resume)
+            require_same(folder, experiment, resume=resume)
             mesh.world.texts("")
             _train_into(folder, experiment, resume, echo, mesh=mesh, end=end)
     return folder / "model"
@@ -82,7 +80,9 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         for line in start_from(forecaster, experiment.model, Path(experiment.training.init_from)):
             echo(line)
     experiment, given = staged(experiment, store, train), experiment
-    config = experiment.training
+    config, growth = experiment.training, given.training.rollout
+    if growth is not None and (longest := config.stages[-1].rollout) < growth.maximum:
+        echo(f"note: the training ends at a rollout of {longest}, before it has grown to the maximum of {growth.maximum}")
     layout = parallelize(forecaster, mesh, sharded=config.parallel.sharded, checkpointing=config.checkpointing, compile_blocks=config.compile)
     loader = training_samples(experiment, store, forecaster, train, layout)
     for step, rollout in longest_rollouts(experiment, forecaster).items():
@@ -94,9 +94,7 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
         echo(f"note: channel {name} does not change over the validation period; it does not count in the validation score")
     if validator.without_climatology:
         echo(f"note: {validator.without_climatology}; validations compare with persistence alone")
-    config_text = dump_config(given)
-    if mesh.first:
-        (folder / "config.yaml").write_text(config_text)
+    config_text = write_config(folder, given) if mesh.first else ""
     echo(f"{experiment.name}: {sum(p.numel() for p in forecaster.parameters()):,} parameters, {len(forecaster.channels)} channels on "
          f"{inputs.grid.describe()}, {loader.num_samples(1):,} training samples, {len(validator.init_seconds)} validation inits")
 
@@ -108,21 +106,3 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     run.require_space()
     fit(run, validator, keep_model=keep_model, resume=resume, echo=echo, end=end,
         draw=partial(draw_validation, folder / "pictures", inputs.attrs, echo))
-
-
-def _require_same_experiment(folder: Path, experiment: Experiment, resume: bool) -> None:
-    path = folder / "config.yaml"
-    if resume and path.exists() and (folder / "checkpoints").exists():
-        before = load_config(path, Experiment)
-        if _decisive(before) != _decisive(experiment):
-            raise ConfigError("the experiment differs from the one that was stopped", where=str(path),
-                              fix=f"resume with: afno-forecast train {path} --resume, or choose another run folder with output=PATH")
-
-
-def _decisive(experiment: Experiment) -> dict[str, Any]:
-    """What decides the numbers of a training but for their last bits, which must not change over a resume."""
-    values = experiment.model_dump(exclude={"output", "name"})
-    for name in ("parallel", "threads", "accumulate", "checkpointing", "cache_megabytes", "checkpoint_minutes", "asynchronous_checkpoints", "log"):
-        del values["training"][name]
-    del values["validation"]["pictures"]
-    return values

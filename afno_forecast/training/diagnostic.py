@@ -23,19 +23,20 @@ from ..data.loader import Batch, Loader
 from ..data.samples import find_windows
 from ..data.store import Store
 from ..diagnostic import Diagnostic
+from ..distributed import shared_like
 from ..errors import ConfigError, DivergenceError, Stopped
 from ..forecast.rollout import State, rollout
 from ..forecaster import Forecaster
 from ..losses import area_weighted_mse
 from ..signals import StopFlag
-from ..times import format_duration, parse_duration
+from ..times import format_duration, format_instant, parse_duration
 from .checkpoint import Progress, load_newest, part_of
 from .config import TrainingConfig
 from .log import RunLog
 from .optimizers import Optimizers, WeightAverage
 from .saving import Checkpoints
 from .schedule import stage_at
-from .validation import KeepModel, ValidationConfig, climatology_of, is_best, mean_over, validations_due
+from .validation import KeepModel, ValidationConfig, climatology_of, is_best, mean_over, require_scored, validations_due
 
 
 class DiagnosticLossConfig(Strict):
@@ -66,6 +67,7 @@ class DiagnosticLoss:
 
     def __init__(self, config: DiagnosticLossConfig, forecaster: Forecaster, diagnostic: Diagnostic, std_O: ArrayLike) -> None:
         self._config, self._forecaster, self._diagnostic = config, forecaster, diagnostic
+        self.calendar = forecaster.calendar
         self._std_O = torch.as_tensor(np.asarray(std_O), dtype=torch.float32, device=forecaster.area_weights_HW.device)
 
     def __call__(self, batch: Batch, num_steps: int) -> Tensor:
@@ -191,7 +193,7 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
         resume: continue from the newest valid checkpoint.
         echo: prints a line.
 
-    Raises Stopped when a signal came (everything is saved), DivergenceError when the loss is not finite.
+    Raises Stopped when a signal came (everything is saved), DivergenceError when the loss or every score is not finite.
     """
     found = load_newest(folder / "checkpoints", echo) if resume else None
     progress = found[0] if found else Progress()
@@ -214,9 +216,8 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
             log.update(progress.train_step, config.stages[stage].rollout, value, norm, rate)
             spent = min(1.0, progress.spent(config.budget))
             log.progress(spent, f"step {progress.train_step}  loss {value:.4f}", progress.seconds * (1 - spent) / max(spent, 1e-9))
-            if validations_due(progress, config, validator.config) > progress.num_validations:
-                _validate(run, validator, progress, config, log, keep)
-            if stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+            kept = validations_due(progress, config, validator.config) > progress.num_validations and _validate(run, validator, progress, log, keep)
+            if kept or stop.name or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 log.flush()
                 checkpoints.save(progress, run.tensors())
                 saved = time.monotonic()
@@ -227,16 +228,20 @@ def fit_diagnostic(run: DiagnosticRun, loss: DiagnosticLoss, loader: Loader, val
                               fix="run the same command with --resume to go on")
         log.flush()
         checkpoints.save(progress, run.tensors())
+    require_scored(progress, folder)
     return progress
 
 
-def _validate(run: DiagnosticRun, validator: DiagnosticValidator, progress: Progress, config: TrainingConfig, log: RunLog, keep: KeepModel) -> None:
+def _validate(run: DiagnosticRun, validator: DiagnosticValidator, progress: Progress, log: RunLog, keep: KeepModel) -> bool:
+    """Validate; whether the network was kept, so that a resumed training has to know its score."""
+    config = run.config
     with run.average.in_place(run.diagnostic):
         score, table = validator()
         progress.num_validations = validations_due(progress, config, validator.config)
-        if is_best(score, table, progress, config, log):
+        if best := is_best(score, table, progress, config, log):
             keep(run.diagnostic.state_dict(), score, table)
     run.diagnostic.train()
+    return best
 
 
 class DiagnosticRun:
@@ -244,6 +249,7 @@ class DiagnosticRun:
 
     def __init__(self, diagnostic: nn.Module, config: TrainingConfig) -> None:
         self.diagnostic = diagnostic
+        self.config = config
         self.optimizers = Optimizers(diagnostic, config.optimizer)
         self.average = WeightAverage(diagnostic, config.average)
 
@@ -254,7 +260,8 @@ class DiagnosticRun:
         value.backward()  # type: ignore[no-untyped-call]
         norm = self.optimizers.clip().item()
         if not (math.isfinite(value.item()) and math.isfinite(norm)):
-            raise DivergenceError("the loss of the diagnostic network is not finite", where=f"batch of {batch.seconds[:, 0].tolist()} s since 1970",
+            dates = ", ".join(format_instant(int(s), loss.calendar) for s in batch.seconds[:, 0])
+            raise DivergenceError("the loss of the diagnostic network is not finite", where=f"batch starting at {dates}",
                                   fix="lower training.optimizer.learning_rate, or check the amounts with: afno-forecast data inspect STORE")
         self.optimizers.step(learning_rate)
         self.average.update(self.diagnostic)
@@ -271,4 +278,6 @@ class DiagnosticRun:
         """What `tensors` gave."""
         self.diagnostic.load_state_dict(part_of(tensors, "model/"))
         self.optimizers.load_state_dict(part_of(tensors, "optimizer/"))
-        self.average.average, self.average.num_updates = part_of(tensors, "average/"), int(tensors["average_updates"])
+        own = self.average.average
+        self.average.average = {name: shared_like(tensor, own[name]) for name, tensor in part_of(tensors, "average/").items()}
+        self.average.num_updates = int(tensors["average_updates"])

@@ -47,7 +47,7 @@ class Lockstep:
     def __init__(self, world: Axis, stop: StopFlag, checkpoints: Checkpoints, *, save_seconds: float, end: float | None) -> None:
         self._world, self._stop, self._checkpoints, self._save_seconds, self._end = world, stop, checkpoints, save_seconds, end
         self._last_save = time.monotonic()
-        self._longest = 0.0
+        self._longest = self._longest_validation = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -65,12 +65,18 @@ class Lockstep:
         self.restart()
         self._longest = max(self._longest, seconds)
         writing = self._checkpoints.writing
-        over = self._end is not None and now + (2 + writing) * self._checkpoints.seconds + self._longest >= self._end
+        longest = self._longest + self._longest_validation
+        over = self._end is not None and now + (2 + writing) * self._checkpoints.seconds + longest >= self._end
         due = now - self._last_save > self._save_seconds
         mine = [loss / self._world.size, seconds * first, core_seconds, float(over and first), float(due and first), float(writing)]
         total = self._world.numbers(mine + [float(self._stop.name == s.name) for s in STOP_SIGNALS])
         signals = [s.name for s, count in zip(STOP_SIGNALS, total[6:], strict=True) if count]
         return Beat(total[0], total[1], total[2], signals[0] if signals else TIME_LIMIT if total[3] else None, bool(total[4]), not total[5])
+
+    def validated(self) -> None:
+        """A validation is over; no other as long is begun that would not end in time."""
+        self._longest_validation = max(self._longest_validation, time.monotonic() - self._began)
+        self.restart()
 
     def saved(self) -> None:
         """A checkpoint was begun."""

@@ -46,7 +46,7 @@ def run_folder(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
 
 def require_new(folder: Path, *, resume: bool) -> None:
     """Raise ConfigError where the folder already holds a training and it is not to be resumed."""
-    if (folder / "checkpoints").exists() and not resume:
+    if ((folder / "checkpoints").exists() or (folder / "model").exists()) and not resume:
         raise ConfigError("the run folder already holds a training", where=str(folder),
                           fix="add --resume to go on, or choose another with output=PATH")
 

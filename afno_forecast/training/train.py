@@ -18,7 +18,7 @@ from .log import RunLog
 from .run import Run, resolve_precision
 from .schedule import stage_at
 from .shown import Draw
-from .validation import KeepModel, Validator, is_best, validations_due
+from .validation import KeepModel, Validator, is_best, require_scored, validations_due
 
 
 def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, echo: Callable[[str], None], end: float | None = None,
@@ -63,10 +63,9 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
             progress.add(samples=config.batch_in(progress.stage), seconds=beat.seconds, core_seconds=beat.core_seconds)
             log.update(progress.train_step, num_steps, beat.loss, norm, learning_rate)
             _show(log, run, beat.loss, num_steps)
-            if validations_due(progress, config, validator.config) > progress.num_validations:
-                _validate(run, validator, log, keep_model, draw)
-                lockstep.restart()
-            if beat.stop or beat.save:
+            due = validations_due(progress, config, validator.config) > progress.num_validations
+            kept = due and _validate(run, validator, log, lockstep, keep_model, draw)
+            if beat.stop or beat.save or kept:
                 _save(run, log, lockstep, wait=beat.stop is not None)
             elif beat.written and checkpoints.complete():
                 lockstep.restart()
@@ -81,9 +80,7 @@ def fit(run: Run, validator: Validator, *, keep_model: KeepModel, resume: bool, 
 
 def _finish(run: Run, log: RunLog) -> None:
     progress = run.progress
-    if not math.isfinite(progress.best_score):
-        raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(run.folder / "events.jsonl"),
-                              fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
+    require_scored(progress, run.folder)
     log.event("done", train_step=progress.train_step, seconds=round(progress.seconds, 1),
               core_seconds=round(progress.core_seconds, 1), best_score=progress.best_score, waiting_for_data=round(run.waiting(), 4))
 
@@ -97,7 +94,8 @@ def _save(run: Run, log: RunLog, lockstep: Lockstep, *, wait: bool) -> None:
     lockstep.restart()
 
 
-def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel, draw: Draw | None) -> None:
+def _validate(run: Run, validator: Validator, log: RunLog, lockstep: Lockstep, keep_model: KeepModel, draw: Draw | None) -> bool:
+    """Validate; whether the model was kept, so that a resumed training has to know its score."""
     progress, first = run.progress, run.layout.mesh.first
     with run.average.in_place(run.forecaster) if run.config.average else contextlib.nullcontext():
         try:
@@ -105,14 +103,16 @@ def _validate(run: Run, validator: Validator, log: RunLog, keep_model: KeepModel
         except DivergenceError as error:
             score, table = float("inf"), xr.Dataset()
             log.say(f"validation: {error.what}")
-        score = run.layout.mesh.world.numbers([score * first])[0]
+        score = run.layout.mesh.world.numbers([score if first else 0.0])[0]
         progress.num_validations = validations_due(progress, run.config, validator.config)
-        if is_best(score, table, progress, run.config, log):
+        if best := is_best(score, table, progress, run.config, log):
             weights = run.weights()
             run.layout.mesh.world.together(lambda: keep_model(weights, score, table) if first else None)
     if draw is not None and validator.shown is not None and math.isfinite(score):
         draw(validator.shown, progress.train_step)
     run.forecaster.train()
+    lockstep.validated()
+    return best
 
 
 def _show(log: RunLog, run: Run, loss: float, num_steps: int) -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from ..data.climatology import Climatology
 from ..data.direct import DirectStore
 from ..data.samples import find_windows
 from ..data.store import Store
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, DivergenceError
 from ..forecast.rollout import rollout
 from ..forecaster import Forecaster
 from ..noise import NoiseDraw
@@ -57,7 +59,8 @@ class Validator:
     """Scores a forecaster against the analyses of the validation period, beside persistence and climatology.
 
     The score of a model is the mean over channels and scored leads of RMSE divided by the RMSE of persistence (exact cell areas):
-    below 1 is better than persistence. Leads are the whole days, or every step when the lead time is under a day. Channels that do not
+    below 1 is better than persistence. Leads are as many steps apart as fit into a day, or one
+    when the lead time is under a day. Channels that do not
     change over the validation period cannot be compared with persistence; they are named in `unscored` and left out of the mean.
     `without_climatology` says why there is no climatology to compare with; it is empty when there is one. `shown` holds what of the last
     validation can be drawn, on the first process, where `pictures` are asked for.
@@ -170,6 +173,13 @@ def mean_over(table: xr.Dataset, rival: str) -> float:
     if "rival" not in table.coords or rival not in table["rival"].values:
         return float("nan")
     return float(np.mean([item.sel(rival=rival).mean(skipna=False) for item in table.data_vars.values()]))
+
+
+def require_scored(progress: Progress, folder: Path) -> None:
+    """Raise DivergenceError where no validation of a training gave a finite score."""
+    if not math.isfinite(progress.best_score):
+        raise DivergenceError("no validation gave a finite score, so no model was kept", where=str(folder / "events.jsonl"),
+                              fix="lower training.optimizer.learning_rate, or look at the channels' scores in events.jsonl")
 
 
 def is_best(score: float, table: xr.Dataset, progress: Progress, config: TrainingConfig, log: RunLog) -> bool:

@@ -117,6 +117,22 @@ def test_a_stopped_training_resumes_to_the_last_bit(experiment: Path, tmp_path: 
     assert (tmp_path / "again" / "model" / "diagnostic.safetensors").read_bytes() == (whole / "diagnostic.safetensors").read_bytes()
 
 
+def test_another_experiment_does_not_resume_and_one_without_a_score_is_no_success(experiment: Path, tmp_path: Path,
+                                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    short = ("training.budget.train_steps=2", "validation.count=1")
+    train(experiment, *short)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    for override in ("seed=9", "training.batch_size=5", "diagnostic.backbone.widths=[12, 12]"):
+        with pytest.raises(ConfigError, match="differs from the one that was stopped"):
+            train(experiment, *short, override, resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    nothing = xr.Dataset({"pr": (("rival", "lead_time"), np.full((1, 1), np.nan))}, coords={"rival": ["persistence"],
+                                                                                           "lead_time": [np.timedelta64(6, "h")]})
+    monkeypatch.setattr("afno_forecast.training.diagnostic.DiagnosticValidator.__call__", lambda self: (float("nan"), nothing))
+    with pytest.raises(DivergenceError, match="no validation gave a finite score"):
+        train(experiment, *short, f"output={tmp_path / 'other'}")
+
+
 def test_forcing_that_a_batch_brings_is_the_forecasters_own(rain_store: Path, tiny_model: Path) -> None:
     forecaster, store = model_folder.load(tiny_model), Store.open(rain_store)
     outputs = store.channels.select(("pr",))
@@ -203,7 +219,10 @@ def test_what_does_not_fit_is_refused(experiment: Path) -> None:
                               ("data.validation.start=2001-01-20", "overlap"), ("loss={transformed: 0}", "nothing is made small"),
                               ("validation.lead_time=15h", "15h is not a multiple of the forecaster's step of 6h"),
                               ("validation.members=2", "one forecast from each init time"),
-                              ("diagnostic.longest_lead=12h", "longest stage ends at 6h"), ("diagnostic.backbone.conditions=2", "given 0")):
+                              ("diagnostic.longest_lead=12h", "longest stage ends at 6h"),
+                              ("training.stages=[{until: 1, rollout: 1, time_steps: [6h]}]", "learns at the forecaster's shortest step"),
+                              ("training.batch_size=500", r"a batch of 500 is larger than the training period's \d+ samples"),
+                              ("diagnostic.backbone.conditions=2", "given 0")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from afno_forecast.errors import ConfigError
 from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.experiment.resume import write_config
 from afno_forecast.training.run_folder import LOCK, run_folder
 
 HOLD = ("import sys, time; from pathlib import Path; from afno_forecast.training.run_folder import run_folder\n"
@@ -65,3 +67,27 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     told: list[str] = []
     with run_folder(tmp_path / "run", told.append):
         assert "no locks" in told[0]
+
+
+def test_a_kept_model_is_not_overwritten_by_another_training(tiny_experiment: Path, tmp_path: Path) -> None:
+    """Where a model has been kept there is a checkpoint that knows its score, and without checkpoints no new training begins."""
+    model = run_training(load_experiment(tiny_experiment, ["training.budget.train_steps=2"]), resume=False, echo=[].append)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ConfigError, match="already holds a training"):
+        run_training(load_experiment(tiny_experiment), resume=False, echo=notes)
+    assert model.is_dir()
+
+
+def test_the_configuration_is_whole_at_any_moment(tmp_path: Path, tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment(tiny_experiment)
+    text = write_config(tmp_path, experiment)
+    assert (tmp_path / "config.yaml").read_text() == text and [p.name for p in tmp_path.glob("*config*")] == ["config.yaml"]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("afno_forecast.experiment.resume.fsync_file", full)
+    assert write_config(tmp_path, experiment) == text, "the same is not written again"
+    with pytest.raises(OSError, match="No space"):
+        write_config(tmp_path, experiment.model_copy(update={"seed": 99}))
+    assert (tmp_path / "config.yaml").read_text() == text
