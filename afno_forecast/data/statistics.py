@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,7 @@ class PartialStatistics:
     def save(self, path: Path) -> None:
         """Write to a temporary name, flush to disk, rename."""
         arrays = {f"{part}_{f.name}": getattr(getattr(self, part), f.name) for part in ("state", "tendency") for f in fields(Moments)}
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")  # several processes may measure the same
         with temporary.open("wb") as handle:
             np.savez(handle, allow_pickle=False, **arrays)
             handle.flush()

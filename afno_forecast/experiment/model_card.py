@@ -21,7 +21,7 @@ def _inert(text: object) -> str:
 
 def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInputs, score: float, table: xr.Dataset) -> str:
     """Markdown that says what the model is, what it was trained on, and how it scored."""
-    hours = [int(v / np.timedelta64(1, "h")) for v in table["lead_time"].values]
+    leads = [f"{v / np.timedelta64(1, 'h'):g} h" for v in table["lead_time"].values]
     rows = [f"| {_inert(name)} | " + " | ".join(" / ".join(f"{v:.3f}" for v in lead) for lead in item.transpose("lead_time", "rival").values) + " |"
             for name, item in table.data_vars.items()]
     about = [f"- {key}: {_inert(inputs.attrs[key])}" for key in ("title", "institution", "source", "license") if key in inputs.attrs]
@@ -36,5 +36,5 @@ def model_card(experiment: Experiment, forecaster: Forecaster, inputs: ModelInpu
         f"- other inputs: {', '.join([*experiment.model.static, *experiment.model.forcings]) or 'none'}", "",
         "## Validation", f"RMSE divided by the RMSE of {' / of '.join(table['rival'].values)} (below 1 is better), by lead time; "
         f"mean over persistence {score:.4f}:", "",
-        "| channel | " + " | ".join(f"{h} h" for h in hours) + " |", "|" + "---|" * (len(hours) + 1), *rows, "",
+        "| channel | " + " | ".join(leads) + " |", "|" + "---|" * (len(leads) + 1), *rows, "",
         "## Use", "`afno-forecast rollout THIS_FOLDER --data STORE --init last --lead-time 10d --out forecast.zarr`", ""])

@@ -33,3 +33,5 @@ def draw_validation(folder: Path, attrs: Mapping[str, str], echo: Callable[[str]
                 plot_spectra(spectra, name, folder / f"step-{train_step}_{name}_spectrum.png", dpi=90)
     except ForecastError as error:
         echo(f"note: a picture of the validation was not drawn: {error.what} ({error.where})")
+    except OSError as error:
+        echo(f"note: a picture of the validation was not drawn: {error.strerror or error} ({folder})")

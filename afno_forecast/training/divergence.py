@@ -45,11 +45,13 @@ def _first_told(run: Run, place: str, dates: str) -> tuple[str, str]:
 
 @torch.no_grad()
 def not_finite_at_rest(forecaster: Forecaster, batch: Batch) -> str:
-    """The input channel, or else the weights, in which a number is not finite; empty when there is none."""
-    states = batch.states[:, :forecaster.history]
-    for name, values in zip(forecaster.channels.shorts, states.unbind(2), strict=True):
-        if not torch.isfinite(values).all():
-            return f"channel {name} of the input"
+    """The channel of the states, or else the weights, in which a number is not finite; empty when there is none."""
+    for name, values in zip(forecaster.channels.shorts, batch.states.unbind(2), strict=True):
+        wrong_BT = ~torch.isfinite(values).flatten(2).all(-1)
+        if wrong_BT.any():
+            sample, place = wrong_BT.nonzero()[0].tolist()
+            what = "input" if place < forecaster.history else "truth"
+            return f"channel {name} of the {what} at {format_instant(int(batch.seconds[sample, place]), forecaster.calendar)}"
     for name, values in forecaster.named_parameters():
         if not torch.isfinite(own_share(values)).all():
             return f"weights {name}"

@@ -57,7 +57,7 @@ class LossConfig(Strict):
     fairness: float = Field(default=0.95, ge=0, le=1)
     """For crps: 1 is fair; a little less, almost fair, ties every member to the truth (arXiv 2412.15832)."""
     push_forward: bool = False
-    """States are fed back without gradient: each step learns from inputs that the model made, and the memory is that of single steps."""
+    """States are fed back without gradient: each step learns from inputs that the model made."""
     checkpoint_steps: bool = False
     """Steps of the rollout keep only their input for the backward pass and are computed again: memory of one step, a third more time."""
     input_noise: float = Field(default=0.0, ge=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -43,6 +43,15 @@ class OptimizerConfig(Strict):
     """For plateau: validations without a new best that are borne; the next one lowers the learning rate."""
     factor: float = Field(default=0.5, gt=0, lt=1)
     """For plateau: what the learning rate is multiplied by."""
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> OptimizerConfig:
+        fields = type(self).model_fields
+        if self.schedule != "plateau" and any(getattr(self, name) != fields[name].default for name in ("patience", "factor")):
+            raise ValueError("patience and factor do nothing without schedule: plateau")
+        if not self.muon and self.momentum != fields["momentum"].default:
+            raise ValueError("momentum does nothing without muon: AdamW's are the betas")
+        return self
 
 
 # Quintic Newton-Schulz iteration with the coefficients of K. Jordan et al., "Muon: an optimizer for hidden layers" (2024):

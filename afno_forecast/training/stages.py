@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..data.samples import find_windows
 from ..times import TimeAxis
 from .config import TrainingConfig
 
 
-def with_stages(config: TrainingConfig, times: TimeAxis, *, time_step: int, history: int, period: tuple[int, int]) -> TrainingConfig:
+def with_stages(config: TrainingConfig, times: TimeAxis, *, time_steps: Sequence[int], history: int, period: tuple[int, int]) -> TrainingConfig:
     """The configuration with its stages written out.
 
     Args:
         config: as given.
         times: of the store.
-        time_step: seconds of a model step.
+        time_steps: the model's steps, seconds; an epoch has every sample of each once.
         history: past states read.
         period: first and last instant of training, seconds.
 
@@ -25,7 +27,7 @@ def with_stages(config: TrainingConfig, times: TimeAxis, *, time_step: int, hist
     assert config.budget.train_steps is not None
 
     def updates(length: int) -> float:
-        windows = find_windows(times, time_step=time_step, history=history, num_steps=length, start=period[0], end=period[1])
-        return len(windows) / config.batch_size
+        windows = [find_windows(times, time_step=step, history=history, num_steps=length, start=period[0], end=period[1]) for step in time_steps]
+        return sum(map(len, windows)) / config.batch_size
 
     return config.model_copy(update={"stages": config.rollout.stages(config.budget.train_steps, updates), "rollout": None})

@@ -218,7 +218,7 @@ def test_a_disk_too_small_leaves_the_old_state_intact(tmp_path: Path, monkeypatc
 def test_a_disk_too_small_for_the_plan_is_refused_before_the_first_step(tiny_experiment: Path, tmp_path: Path,
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     saved, disk_usage = train(tiny_experiment), shutil.disk_usage
-    (written,) = (tmp_path / "run" / "checkpoints").glob("step-*/*.safetensors")
+    written = max((tmp_path / "run" / "checkpoints").glob("step-*/*.safetensors"))
     size = sum(t.numel() * t.element_size() for name, t in load_file(written).items() if not name.startswith("random/"))
     free = int(2.9 * size)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk_usage(path)._replace(free=free))
@@ -239,13 +239,13 @@ def test_an_output_that_cannot_be_written_is_said_before_data_are_loaded(kind: s
     assert error.value.exit_code == 5 and str(output) in str(error.value)
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, count: int, value: float, channel: int) -> None:
+def poison(monkeypatch: pytest.MonkeyPatch, count: int, value: float, channel: int, place: int = 0) -> None:
     original = Loader.batches
 
     def batches(loader: Loader, num_steps: int, **options: Any) -> Iterator[Batch]:
         for i, batch in enumerate(original(loader, num_steps, **options), 1):
             if i == count:
-                batch.states[1, 0, channel, 3, 5] = value
+                batch.states[1, place, channel, 3, 5] = value
             yield batch
 
     monkeypatch.setattr(Loader, "batches", batches)
@@ -261,6 +261,12 @@ def test_a_loss_that_is_not_finite_stops_within_the_step_and_says_where(value: f
     assert "batch starting at 2001-01-" in str(error.value)
     found = load_newest(tmp_path / "run" / "checkpoints", [].append)
     assert found is not None and found[0].train_step == 3
+
+
+def test_a_truth_that_is_not_finite_is_named_with_its_instant(tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, 2, np.nan, channel=1, place=1)
+    with pytest.raises(DivergenceError, match=r"the loss of train step 2 is not finite: channel t2m of the truth at 2001-01-\d\dT(00|06|12|18)"):
+        train(tiny_experiment)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(tiny_experiment: Path, tmp_path: Path,

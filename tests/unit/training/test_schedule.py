@@ -5,13 +5,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from afno_forecast.distributed import Mesh
 from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.signals import StopFlag
+from afno_forecast.times import TimeAxis
 from afno_forecast.training.checkpoint import Progress
 from afno_forecast.training.config import TrainingConfig
+from afno_forecast.training.lockstep import TIME_LIMIT, Lockstep
+from afno_forecast.training.optimizers import OptimizerConfig
+from afno_forecast.training.saving import Checkpoints
 from afno_forecast.training.schedule import Budget, RolloutGrowth, Stage, learning_rate_factor
+from afno_forecast.training.stages import with_stages
 
 
 def train(path: Path, *overrides: str) -> list[dict[str, str]]:
@@ -53,6 +61,39 @@ def test_a_rollout_and_stages_are_not_given_both_nor_epochs_of_unknown_length() 
         TrainingConfig(budget=Budget(minutes=3), **common)
     with pytest.raises(ValidationError, match="stages must end"):
         TrainingConfig(budget=Budget(minutes=3), batch_size=2)
+
+
+def test_an_epoch_has_every_sample_of_each_time_step_and_growth_that_is_not_reached_is_told(tiny_experiment: Path) -> None:
+    times = TimeAxis(np.arange(40, dtype=np.int64) * 21600)
+    config = TrainingConfig(budget=Budget(train_steps=40), batch_size=3, rollout=RolloutGrowth(maximum=2))
+    one, both = (with_stages(config, times, time_steps=steps, history=1, period=(0, 40 * 21600)).stages for steps in ((21600,), (21600, 43200)))
+    assert [stage.until for stage in one] == pytest.approx([39 / 3 / 40, 1]) and both[0].until == pytest.approx((39 + 38) / 3 / 40)
+    lines: list[str] = []
+    run_training(load_experiment(tiny_experiment, ["training.budget.train_steps=2", "validation.count=1", "training.stages=[]",
+                                                   "training.rollout={maximum: 3}"]), resume=False, echo=lines.append)
+    assert "note: the training ends at a rollout of 1, before it has grown to the maximum of 3" in lines
+
+
+@pytest.mark.parametrize(("settings", "idle"), [({"patience": 3}, "without schedule: plateau"), ({"factor": 0.1}, "without schedule: plateau"),
+                                                ({"muon": False, "momentum": 0.9}, "momentum does nothing without muon")])
+def test_settings_that_do_nothing_are_refused(settings: dict[str, object], idle: str) -> None:
+    with pytest.raises(ValidationError, match=idle):
+        OptimizerConfig.model_validate(settings)
+
+
+def test_a_time_limit_leaves_room_for_the_longest_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("afno_forecast.training.lockstep.time.monotonic", lambda: clock[0])
+    lockstep = Lockstep(Mesh().world, StopFlag(), Checkpoints(tmp_path), save_seconds=1e9, end=100.0)
+    clock[0] = 1.0
+    assert lockstep.beat(0.5).stop is None
+    clock[0] = 31.0
+    lockstep.validated()
+    for now, stop in ((40.0, None), (72.0, TIME_LIMIT)):
+        clock[0] = now - 1
+        lockstep.restart()
+        clock[0] = now
+        assert lockstep.beat(0.5).stop == stop
 
 
 def test_stages_have_their_own_learning_rate_and_batch(make_tiny_experiment: Callable[[Path], Path], tmp_path: Path) -> None:

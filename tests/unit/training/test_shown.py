@@ -53,8 +53,13 @@ def test_a_run_draws_at_each_validation_and_goes_on_where_a_picture_fails(tiny_e
     monkeypatch.setattr("afno_forecast.plot.maps.plot_compare", failing)
     run_training(load_experiment(tiny_experiment, [*overrides, f"output={tmp_path / 'other'}"]), resume=False, echo=lines.append)
     assert lines.count("note: a picture of the validation was not drawn: nothing to see (here)") == 2
-    events = [json.loads(line)["event"] for line in (tmp_path / "other" / "events.jsonl").read_text().splitlines()]
-    assert events[-1] == "done"
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "pictures").write_text("in the way")
+    run_training(load_experiment(tiny_experiment, [*overrides, f"output={tmp_path / 'third'}"]), resume=False, echo=lines.append)
+    assert sum(line.startswith("note: a picture of the validation was not drawn: File exists") for line in lines) == 2
+    for name in ("other", "third"):
+        events = [json.loads(line)["event"] for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
+        assert events[-1] == "done"
 
 
 def test_a_channel_that_the_model_has_not_is_refused_and_true_chooses_some(tiny_model: Path, tiny_store: Path) -> None:
