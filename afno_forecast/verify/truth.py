@@ -10,6 +10,10 @@ from ..channels import Channel, ChannelSet
 from ..data.sources import open_source
 from ..data.states import States, open_states
 from ..data.store import Store, is_store
+from ..errors import DataError
+from ..grid import Grid
+from ..times import TimeAxis, comparable
+from .baselines import Analyses
 from .settings import References
 
 
@@ -47,3 +51,12 @@ def open_truth(truths: Sequence[Path | str], offered: ChannelSet, store_path: Pa
     known = ChannelSet(tuple(c for c in store.channels if c.name in chosen.names))
     record = open_states(store_path, known).within(*store.statistics.period) if len(known) and store.grid.matches(truth.grid) else None
     return truth, References(store.climatology(), record, fraction)
+
+
+def require_truth_fits(truth: Analyses, grid: Grid, times: TimeAxis) -> None:
+    """Raise DataError unless the truth is on the forecast's grid and counts time as its init times do."""
+    if not grid.matches(truth.grid):
+        raise DataError(f"the forecast is on {grid.describe()}; the truth on {truth.grid.describe()}", fix="give truth on the forecast's grid")
+    if not comparable(times, truth.times):
+        raise DataError(f"the forecast counts time on the {times.calendar} calendar; the truth on {truth.times.calendar}",
+                        fix="give truth on the same calendar")

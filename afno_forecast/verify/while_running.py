@@ -17,10 +17,11 @@ from ..data.states import Paths
 from ..forecast.hooks import ForecastState
 from ..forecast.progress import Share, gate, progress_path, remove_progress
 from ..forecast.session import Session
+from ..times import TimeAxis
 from .online import OnlineScorer
 from .score_file import write_scores
 from .settings import ScoreSettings
-from .truth import open_truth
+from .truth import open_truth, require_truth_fits
 
 
 class ScoreStates:
@@ -94,9 +95,10 @@ def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Path
                   share: Share | None = None) -> ScoreStates:
     """The hook that scores a session's forecasts against a truth, with its climatology when it is a training store.
 
-    Raises DataError where truth and forecast do not fit.
+    Raises DataError where truth and forecast do not fit: grid, calendar, channels, units.
     """
     states, references = open_truth([truth] if isinstance(truth, str | Path) else list(truth), session.channels)
+    require_truth_fits(states, session.forecaster.grid, TimeAxis(session.inits, session.forecaster.calendar))
     scorer = OnlineScorer(states, session.channels, session.inits, lead_seconds, num_members=session.num_members, references=references,
                           settings=settings)
     return ScoreStates(scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())

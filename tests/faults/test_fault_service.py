@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,22 @@ def test_scores_while_running_are_those_of_the_file_to_the_last_digit(tiny_model
     with xr.open_dataset(tmp_path / "online.nc") as online, xr.open_dataset(tmp_path / "offline.nc") as offline:
         xr.testing.assert_identical(online, offline)
         assert {"crps", "spread_skill", "acc"} <= set(online.metric.values.tolist())
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda ds: ds.assign_coords(longitude=ds.longitude + 10), r"forecast is on 7x12 .*longitude 0\.\.330; the truth on 7x12 .*longitude 10\.\.340"),
+    (lambda ds: ds.convert_calendar("noleap"), "the forecast counts time on the proleptic_gregorian calendar; the truth on noleap"),
+])
+def test_a_truth_on_another_grid_or_calendar_is_refused_before_the_first_step(change: Callable[[xr.Dataset], xr.Dataset], words: str,
+                                                                             tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    with xr.open_dataset(tiny_weather) as ds:
+        change(ds).to_netcdf(tmp_path / "truth.nc")
+    with pytest.raises(DataError, match=words):
+        produce_forecast(tiny_model, tiny_weather, init="2001-01-20T06", lead_time=21600, out=None, echo=[].append,
+                         options=Options(scoring=_scoring(tmp_path / "scores.nc", (tmp_path / "truth.nc",), Share())))
+    assert [p.name for p in tmp_path.iterdir()] == ["truth.nc"]
 
 
 def test_a_process_that_starts_after_the_others_have_finished_leaves_nothing_behind(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
