@@ -187,4 +187,4 @@ def _scoring(scores: Path, truths: tuple[Path, ...], share: Share) -> Callable[[
         raise click.UsageError(f"'{scores}' is no .nc file; write --score-online {scores.with_suffix('.nc')}")
     check_scores_path(scores, truths)
     logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())
-    return lambda session, leads: score_session(session, leads, _single(truths), scores, share=share)
+    return lambda session, leads: score_session(session, leads, _single(truths), scores, share=share, echo=say)

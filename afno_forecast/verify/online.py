@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -241,18 +242,24 @@ class OnlineScorer:
     def save(self, path: Path, *, inits: Sequence[int] | None = None) -> None:
         """Write what has been scored to a file (`.npz`) that appears whole; of some init times only, or of all. Raises ResourceError."""
         rows = {name: {k: v for k, v in s.rows.items() if inits is None or k[0] in inits} for name, s in self._all_scorers().items()}
-        save_rows(path, rows, self._identity())
+        save_rows(path, rows, self.identity)
 
     def load(self, path: Path) -> int:
         """Add what `save` wrote for the same plan; returns how many cases. Raises DataError for another plan, or a case that is there already."""
-        found = load_rows(path, self._identity())
+        found = load_rows(path, self.identity)
         for name, scorer in self._all_scorers().items():
             scorer.add_rows(found.get(name, {}))
         return len(found.get("", {}))
 
-    def _identity(self) -> str:
-        plan = (self.channels.names, self._scorers[""].region_names, self.num_members, self.settings, sorted(self._all_scorers()), self.calendar)
-        return repr(plan)
+    @property
+    def identity(self) -> str:
+        """Hash of what the statistics depend on besides the forecast; of truth and references, the files and what they say they hold."""
+        climatology, record, land_HW = self.references.climatology, self.references.record, self.references.land_fraction
+        plan = (self.channels.names, self._scorers[""].region_names, self.lead_seconds.tolist(), self.num_members, self.settings,
+                sorted(self._all_scorers()), _extent(self.truth.analyses), None if record is None else _extent(record),
+                None if climatology is None else (str(climatology.path), climatology.channels.names),
+                None if land_HW is None else np.asarray(land_HW, dtype=np.float64).tobytes())
+        return sha256(repr(plan).encode()).hexdigest()
 
     def finalize(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
         """The score file's contents: see the README of the package, "Score files".
@@ -340,6 +347,11 @@ class OnlineScorer:
 
     def _where(self, counts: NDArray[np.int64]) -> str:
         return ", ".join(f"{format_duration(int(s))}: {n}" for s, n in zip(self.lead_seconds, counts, strict=True) if n)
+
+
+def _extent(record: Analyses) -> tuple[Any, ...]:
+    """Where a record lies, and its times, channels and grid."""
+    return record.where, record.times.calendar, record.times.seconds.tobytes(), record.channels.channels, record.grid.to_dict()
 
 
 def _common(offered: ChannelSet, available: ChannelSet) -> ChannelSet:

@@ -7,7 +7,8 @@ work on one score file; the last one to finish writes it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,14 @@ class ScoreStates:
         inits: init times, seconds; shape (I,).
         lead_seconds: lead times to score; shape (L,).
         out: score file, .nc.
-        identity: of what makes the forecast; parts of another one are not taken up.
+        identity: of what makes the forecast; parts of another one, or of other leads, truth or settings, are not taken up.
         attrs: of the forecast.
         share: this process.
+        echo: prints a line.
     """
 
     def __init__(self, scorer: OnlineScorer, inits: NDArray[np.int64], lead_seconds: NDArray[np.int64], out: Path, identity: str,
-                 attrs: Mapping[str, str], share: Share) -> None:
+                 attrs: Mapping[str, str], share: Share, echo: Callable[[str], None]) -> None:
         self._scorer = scorer
         self._scored: set[int] = set()  # init times scored here and not read from a part
         self._inits = inits
@@ -47,13 +49,16 @@ class ScoreStates:
         self._attrs = attrs
         self._share = share
         self._parts = out.with_name(f"{out.name}.partial")
-        self._prefix = identity[:16]
+        self._prefix = sha256(f"{identity} {scorer.identity}".encode()).hexdigest()[:16]
         self._left: dict[int, int] = {}
         with gate(progress_path(out), share):
             # a process of a group may start after the others have finished everything, parts of an earlier run included
             self._finished = share.count > 1 and not self._parts.is_dir() and out.is_file() and out.stat().st_mtime >= share.since
             if not self._finished:
                 self._parts.mkdir(exist_ok=True)
+        others = [part for part in self._parts.glob("*.npz") if not part.name.startswith(f"{self._prefix}.")]
+        if others:
+            echo(f"note: {len(others)} init times in {self._parts} were scored for another forecast, other leads or another truth: not taken up")
 
     def is_done(self, init_index: int) -> bool:
         """Whether all forecasts from an init time are scored."""
@@ -92,7 +97,7 @@ class ScoreStates:
 
 
 def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Paths, out: Path, *, settings: ScoreSettings | None = None,
-                  share: Share | None = None) -> ScoreStates:
+                  share: Share | None = None, echo: Callable[[str], None] = lambda text: None) -> ScoreStates:
     """The hook that scores a session's forecasts against a truth, with its climatology when it is a training store.
 
     Raises DataError where truth and forecast do not fit: grid, calendar, channels, units.
@@ -101,4 +106,4 @@ def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Path
     require_truth_fits(states, session.forecaster.grid, TimeAxis(session.inits, session.forecaster.calendar))
     scorer = OnlineScorer(states, session.channels, session.inits, lead_seconds, num_members=session.num_members, references=references,
                           settings=settings)
-    return ScoreStates(scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share())
+    return ScoreStates(scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share(), echo)

@@ -138,6 +138,30 @@ def test_a_process_that_starts_after_the_others_have_finished_leaves_nothing_beh
     assert len(run(Share(1, 2))) == 1, "another group begins anew"
 
 
+@pytest.mark.parametrize("change", ["leads", "truth"])
+def test_what_was_scored_for_other_leads_or_another_truth_is_not_taken_up(change: str, tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    from afno_forecast.verify.while_running import score_session
+
+    def run(name: str, lead_time: int, truth: Path, echo: Callable[[str], None] = [].append) -> list[str]:
+        said: list[str] = []
+        options = Options(scoring=lambda session, s: score_session(session, s, truth, tmp_path / name, echo=said.append))
+        produce_forecast(tiny_model, tiny_weather, init="2001-01-20T06/2001-01-21T06/1d", lead_time=lead_time, out=None, batch_size=1,
+                         options=options, echo=echo)
+        return said
+
+    def killed(text: str) -> None:
+        if text.startswith("1 of 2 batches"):
+            raise KeyboardInterrupt
+
+    with xr.open_dataset(tiny_weather) as ds:
+        (ds + 1).to_netcdf(tmp_path / "truth.nc")
+    asked = (43200, tiny_weather) if change == "leads" else (21600, tmp_path / "truth.nc")
+    with pytest.raises(KeyboardInterrupt):
+        run("scores.nc", 21600, tiny_weather, killed)
+    assert "1 init times" in run("scores.nc", *asked)[0] and run("whole.nc", *asked) == []
+    assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_members_are_the_same_in_any_batch(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
     files = []
     for batch in (1, 4, 7):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = OnlineScorer(truth, CHANNELS, INITS, LEADS, num_members=4, settings=SETTINGS)
     with pytest.raises(DataError, match="belong to other scores"):
         other.load(tmp_path / "rows.npz")
+    later = OnlineScorer(truth, CHANNELS, INITS, LEADS + 12 * HOUR, num_members=MEMBERS, references=References(clim(truth)), settings=SETTINGS)
+    moved = scorer(replace(truth, where="another file"))
+    longer = scorer(record(8))
+    assert len({s.identity for s in (scorer(record()), done, other, later, moved, longer)}) == 5, "of leads, members and truth, not of what is done"
     (tmp_path / "rows.npz").write_bytes(b"PK nothing")
     with pytest.raises(DataError, match="cannot be read"):
         done.load(tmp_path / "rows.npz")
