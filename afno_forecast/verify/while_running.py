@@ -1,6 +1,6 @@
 """Scores of forecasts while they are made: no field is kept, and the result is that of `evaluate` on the file, to the last digit.
 
-What is scored of a finished init time is kept in `SCORES.partial/`, one file each, so that an interrupted run goes on and several processes
+What is scored of a finished init time is kept in `SCORES.scores.partial/`, one file each, so that an interrupted run goes on and several processes
 work on one score file; the last one to finish writes it.
 """
 
@@ -48,10 +48,11 @@ class ScoreStates:
         self._out = out
         self._attrs = attrs
         self._share = share
-        self._parts = out.with_name(f"{out.name}.partial")
+        self._parts = out.with_name(f"{out.name}.scores.partial")  # not the name of an unfinished forecast's folder
+        self._gate = progress_path(self._parts)
         self._prefix = sha256(f"{identity} {scorer.identity}".encode()).hexdigest()[:16]
         self._left: dict[int, int] = {}
-        with gate(progress_path(out), share):
+        with gate(self._gate, share):
             # a process of a group may start after the others have finished everything, parts of an earlier run included
             self._finished = share.count > 1 and not self._parts.is_dir() and out.is_file() and out.stat().st_mtime >= share.since
             if not self._finished:
@@ -81,7 +82,7 @@ class ScoreStates:
 
     def finish(self) -> None:
         """Write the score file, unless other processes still score or have written it; then the parts go."""
-        with gate(progress_path(self._out), self._share):
+        with gate(self._gate, self._share):
             if self._parts.is_dir():
                 if not all(self.is_done(i) for i in range(len(self._inits))):
                     return
@@ -90,7 +91,7 @@ class ScoreStates:
                         self._scorer.load(self._part(i))
                 write_scores(self._scorer.finalize(self._attrs), self._out)
                 shutil.rmtree(self._parts)
-            remove_progress(progress_path(self._out))
+            remove_progress(self._gate)
 
     def _part(self, init_index: int) -> Path:
         return self._parts / f"{self._prefix}.{int(self._inits[init_index])}.npz"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,12 @@ def content(path: Path) -> dict[str, bytes]:
     if path.is_file():
         return {"": path.read_bytes()}
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def killed_after_one(text: str) -> None:
+    """An echo that ends the run after its first of two batches."""
+    if text.startswith("1 of 2 batches"):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["fc.zarr", pytest.param("fc.nc", marks=pytest.mark.slow)])
@@ -130,12 +137,31 @@ def test_a_process_that_starts_after_the_others_have_finished_leaves_nothing_beh
         return [line for line in said if "batches" in line]
 
     first, late = Share(0, 2), Share(1, 2)
-    assert len(run(Share(1, 2))) == 1 and (tmp_path / "scores.nc.partial").is_dir()
+    assert len(run(Share(1, 2))) == 1 and (tmp_path / "scores.nc.scores.partial").is_dir()
     assert len(run(first)) == 1
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == ["scores.csv", "scores.nc"]
     assert run(late) == [] and sorted(p.name for p in tmp_path.iterdir()) == files
     assert len(run(Share(1, 2))) == 1, "another group begins anew"
+
+
+def test_scores_leave_an_unfinished_forecast_of_their_name_alone(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(**ask: Any) -> list[str]:
+        said: list[str] = []
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06/2001-01-21T06/1d", lead_time=21600, batch_size=1,
+                         **{"echo": said.append, "options": Options()} | ask)
+        return said
+
+    with pytest.raises(KeyboardInterrupt):
+        run(out=tmp_path / "fc.nc", echo=killed_after_one)
+    for rank in (1, 0):
+        share = Share(rank, 2)
+        run(out=None, options=Options(share=share, scoring=_scoring(tmp_path / "fc.nc", (tiny_store,), share)))
+    (tmp_path / "fc.nc").rename(tmp_path / "scores.nc")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.csv", "fc.nc.partial", "fc.nc.progress.jsonl", "scores.nc"]
+    assert f"1 of 2 forecasts are already in {tmp_path / 'fc.nc'}" in run(out=tmp_path / "fc.nc")
 
 
 @pytest.mark.parametrize("change", ["leads", "truth"])
@@ -149,15 +175,11 @@ def test_what_was_scored_for_other_leads_or_another_truth_is_not_taken_up(change
                          options=options, echo=echo)
         return said
 
-    def killed(text: str) -> None:
-        if text.startswith("1 of 2 batches"):
-            raise KeyboardInterrupt
-
     with xr.open_dataset(tiny_weather) as ds:
         (ds + 1).to_netcdf(tmp_path / "truth.nc")
     asked = (43200, tiny_weather) if change == "leads" else (21600, tmp_path / "truth.nc")
     with pytest.raises(KeyboardInterrupt):
-        run("scores.nc", 21600, tiny_weather, killed)
+        run("scores.nc", 21600, tiny_weather, killed_after_one)
     assert "1 init times" in run("scores.nc", *asked)[0] and run("whole.nc", *asked) == []
     assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
