@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.states import Paths
+from ..errors import DataError
 from ..forecast.hooks import ForecastState
 from ..forecast.progress import Share, gate, progress_path, remove_progress
 from ..forecast.session import Session
@@ -101,10 +102,13 @@ def score_session(session: Session, lead_seconds: NDArray[np.int64], truth: Path
                   share: Share | None = None, echo: Callable[[str], None] = lambda text: None) -> ScoreStates:
     """The hook that scores a session's forecasts against a truth, with its climatology when it is a training store.
 
-    Raises DataError where truth and forecast do not fit: grid, calendar, channels, units.
+    Raises DataError where truth and forecast do not fit: grid, calendar, channels, units, or no case that can be scored.
     """
     states, references = open_truth([truth] if isinstance(truth, str | Path) else list(truth), session.channels)
     require_truth_fits(states, session.forecaster.grid, TimeAxis(session.inits, session.forecaster.calendar))
     scorer = OnlineScorer(states, session.channels, session.inits, lead_seconds, num_members=session.num_members, references=references,
                           settings=settings)
+    if not any(scorer.wants(init, lead) for init in scorer.init_seconds.tolist() for lead in scorer.lead_seconds.tolist()):
+        raise DataError("no forecast can be scored: the truth has init and valid time of none", where=states.where,
+                        fix="give a --truth that covers the forecasts, or leave --score-online out")
     return ScoreStates(scorer, session.inits, lead_seconds, out, session.identity, session.attrs, share or Share(), echo)

@@ -164,6 +164,36 @@ def test_scores_leave_an_unfinished_forecast_of_their_name_alone(tiny_model: Pat
     assert f"1 of 2 forecasts are already in {tmp_path / 'fc.nc'}" in run(out=tmp_path / "fc.nc")
 
 
+class Unscorable:
+    """Scores that cannot be made in the end."""
+
+    def on_state(self, state: ForecastState) -> None:
+        pass
+
+    def is_done(self, init_index: int) -> bool:
+        return False
+
+    def finish(self) -> None:
+        raise DataError("no scores")
+
+
+@pytest.mark.parametrize("name", ["fc.nc", "fc.zarr"])
+def test_scores_that_cannot_be_made_leave_the_forecast_whole(name: str, tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(**options: Any) -> None:
+        produce_forecast(tiny_model, tiny_store, init="last", lead_time=21600, out=tmp_path / name, options=Options(**options), echo=[].append)
+
+    with pytest.raises(DataError, match="no forecast can be scored"):
+        run(scoring=_scoring(tmp_path / "scores.nc", (tiny_store,), Share()))
+    assert list(tmp_path.iterdir()) == [], "said before the first step"
+    with pytest.raises(DataError, match="no scores"):
+        run(scoring=lambda session, leads: Unscorable())
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    with xr.open_dataset(tmp_path / name) as ds:
+        assert ds.attrs["afno_forecast_complete"] == "yes"
+
+
 @pytest.mark.parametrize("change", ["leads", "truth"])
 def test_what_was_scored_for_other_leads_or_another_truth_is_not_taken_up(change: str, tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
     from afno_forecast.verify.while_running import score_session
