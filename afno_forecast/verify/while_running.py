@@ -82,17 +82,26 @@ class ScoreStates:
                 self._scored.add(i)
 
     def finish(self) -> None:
-        """Write the score file, unless other processes still score or have written it; then the parts go."""
+        """Write the score file, unless other processes still score or have written it; then the parts go. Raises DataError for a damaged part."""
         with gate(self._gate, self._share):
             if self._parts.is_dir():
                 if not all(self.is_done(i) for i in range(len(self._inits))):
                     return
                 for i in range(len(self._inits)):
                     if i not in self._scored:
-                        self._scorer.load(self._part(i))
+                        self._load(i)
                 write_scores(self._scorer.finalize(self._attrs), self._out)
                 shutil.rmtree(self._parts)
             remove_progress(self._gate)
+
+    def _load(self, init_index: int) -> None:
+        """Take up what was kept of an init time. Raises DataError where it lacks one of its cases."""
+        init = int(self._inits[init_index])
+        wanted = sum(self._scorer.wants(init, lead) for lead in self._leads)
+        found = self._scorer.load(self._part(init_index))
+        if found != wanted:
+            raise DataError(f"the statistics of scores are of {found} of {wanted} lead times", where=str(self._part(init_index)),
+                            fix="remove the file, and score again")
 
     def _part(self, init_index: int) -> Path:
         return self._parts / f"{self._prefix}.{int(self._inits[init_index])}.npz"

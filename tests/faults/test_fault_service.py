@@ -214,6 +214,27 @@ def test_what_was_scored_for_other_leads_or_another_truth_is_not_taken_up(change
     assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+@pytest.mark.parametrize(("damage", "words"), [("empty", "cannot be read"), ("lead", "are of 1 of 2 lead times")])
+def test_a_damaged_part_of_the_scores_is_named(damage: str, words: str, tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(echo: Callable[[str], None]) -> None:
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06/2001-01-21T06/1d", lead_time=43200, out=None, batch_size=1,
+                         options=Options(scoring=_scoring(tmp_path / "scores.nc", (tiny_store,), Share())), echo=echo)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed_after_one)
+    part = next((tmp_path / "scores.nc.scores.partial").iterdir())
+    with np.load(part) as file:
+        kept = {key: file[key] for key in file.files if "|21600|" not in key}
+    part.write_bytes(b"")
+    if damage == "lead":
+        np.savez(part, **kept | {"count": np.asarray(len(kept) - 2)})
+    with pytest.raises(DataError, match=words) as refused:
+        run([].append)
+    assert refused.value.where == str(part) and "remove the file" in str(refused.value)
+
+
 def test_members_are_the_same_in_any_batch(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
     files = []
     for batch in (1, 4, 7):
