@@ -44,7 +44,7 @@ def evaluate(forecast: xr.Dataset | Path, truth: Analyses, *, references: Refere
 
     Raises:
         DataError: another grid or calendar, a climatology of another grid or in other units, no common channel, a lead the
-            forecast lacks, or nothing the truth covers.
+            forecast lacks, nothing the truth covers, or another forecast that is not finite.
         DivergenceError: a forecast that is not finite.
     """
     ours = ForecastFile(forecast, truth)

@@ -133,7 +133,7 @@ class OnlineScorer:
         if self._members_of(name) > 1 and "ensemble" in self.settings.kinds:
             families.append(Ensemble(self.settings.seed))
         return Scorer(self.channels, self.truth.analyses.grid, regions=self.settings.regions, calendar=self.calendar,
-                      missing_ok=name == Expected.name, families=families, land_fraction=self.references.land_fraction)
+                      missing_ok=name == Expected.name, families=families, land_fraction=self.references.land_fraction, rival=name)
 
     def _members_of(self, name: str) -> int:
         return self.num_members if name == "" else next(r.num_members for r in self._rivals if r.name == name)
@@ -149,7 +149,8 @@ class OnlineScorer:
         grid, settings = self.truth.analyses.grid, self.settings
         return {name: (DailySums(self.lead_seconds.tolist(), self.wants),
                        Scorer(ChannelSet((DAILY,)), grid, regions=settings.regions, calendar=self.calendar,
-                              families=[Deterministic(), Seeps(climate)], land_fraction=self.references.land_fraction)) for name in names}
+                              families=[Deterministic(), Seeps(climate)], land_fraction=self.references.land_fraction,
+                              rival=name)) for name in names}
 
     def wants(self, init: int, lead: int) -> bool:
         """Whether a case is scored: asked for, with truth at init and valid time, and covered by every rival; seconds."""
@@ -169,7 +170,7 @@ class OnlineScorer:
 
         Raises:
             DivergenceError: a state is not finite: channel, init and lead are named.
-            DataError: a shape does not fit, a member or a case comes twice, the truth is not finite or cannot be read.
+            DataError: a shape does not fit, a member or a case comes twice, the truth or a rival is not finite or cannot be read.
         """
         lead, states = int(lead_seconds), to_numpy(fields)
         for b, init in enumerate(int(s) for s in np.atleast_1d(init_seconds)):
