@@ -86,9 +86,11 @@ class _Result:
     truths: tuple[Path, ...]
 
     def require(self) -> None:
-        """Raise UsageError where nothing is asked for, or --truth would have no effect."""
+        """Raise UsageError where nothing is asked for, two results would go into one file, or --truth would have no effect."""
         if self.out is None and self.score_online is None:
             raise click.UsageError("nothing is asked for: add --out forecast.zarr, --score-online scores.nc, or both")
+        if self.out is not None and self.score_online is not None and self.out.resolve() == self.score_online.resolve():
+            raise click.UsageError("--out and --score-online name the same file: give the scores another name")
         if self.truths and self.score_online is None:
             raise click.UsageError("--truth does nothing without --score-online")
 
@@ -187,4 +189,4 @@ def _scoring(scores: Path, truths: tuple[Path, ...], share: Share) -> Callable[[
         raise click.UsageError(f"'{scores}' is no .nc file; write --score-online {scores.with_suffix('.nc')}")
     check_scores_path(scores, truths)
     logging.getLogger("afno_forecast.verify").addHandler(logging.NullHandler())
-    return lambda session, leads: score_session(session, leads, _single(truths), scores, share=share)
+    return lambda session, leads: score_session(session, leads, _single(truths), scores, share=share, echo=say)

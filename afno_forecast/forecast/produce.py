@@ -55,7 +55,7 @@ class Options:
 
 
 class Scoring(Hook, Protocol):
-    """A hook that needs every member of an init time, and keeps what it has of the finished ones."""
+    """A hook that needs every member of an init time, and keeps what it has of the finished ones; it finishes after the forecast file."""
 
     def is_done(self, init_index: int) -> bool:
         """Whether all forecasts from an init time are scored."""
@@ -94,7 +94,6 @@ def produce_forecast(model: Path | Sequence[Path], data: Data, *, init: str, lea
     steps = select_leads(farthest, session.forecaster.time_step, leads=options.leads, every=options.output_every)
     hooks = list(options.hooks)
     scoring = None if options.scoring is None else options.scoring(session, np.asarray(steps, dtype=np.int64) * session.forecaster.time_step)
-    hooks += [] if scoring is None else [scoring]
     with ExitStack() as stack:
         written: frozenset[int] | None = None
         if out is not None:
@@ -104,7 +103,12 @@ def produce_forecast(model: Path | Sequence[Path], data: Data, *, init: str, lea
                 echo(f"{len(written)} of {writer.num_forecasts} forecasts are already in {out}")
             hooks.append(WriteStates(stack.enter_context(BackgroundWriter(writer, 2 * batch_size)), steps, session.num_members, written))
         stop = stack.enter_context(StopFlag())
-        _run(session, _work_left(session, written, scoring, options.share), None if options.hooks else steps, hooks, stop, echo)
+        _run(session, _work_left(session, written, scoring, options.share), None if options.hooks else steps,
+             [*hooks, *([] if scoring is None else [scoring])], stop, echo)
+        for hook in hooks:
+            hook.finish()
+    if scoring is not None:
+        scoring.finish()
     return out
 
 
@@ -121,8 +125,6 @@ def _run(session: Session, work: Sequence[Sequence[Batch]], leads: Sequence[int]
         last = session.inits[together[-1].forecasts[-1][0]]
         echo(f"{number} of {len(work)} batches of {format_duration(session.num_steps * session.forecaster.time_step)}, last from "
              f"{format_instant(int(last), session.states.times.calendar)}")
-    for hook in hooks:
-        hook.finish()
 
 
 def _open_writer(session: Session, out: Path, format: Format | None, steps: tuple[int, ...], options: Options) -> ForecastWriter:

@@ -32,6 +32,11 @@ class Analyses(Protocol):
     """A record of states: `data.states.States`, or anything alike."""
 
     @property
+    def where(self) -> str:
+        """The files, in words."""
+        ...
+
+    @property
     def times(self) -> TimeAxis:
         """Instants, ascending."""
         ...

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from ..channels import ChannelSet
 from ..errors import DataError
-from ..grid import Grid
-from ..times import TimeAxis, comparable, format_duration
+from ..times import TimeAxis, format_duration
 from .baselines import Analyses
 from .derived import derive
 from .forecasts import forecast_channels, forecast_grid, num_members, open_forecast, read_members
 from .online import OnlineScorer
 from .settings import References, ScoreSettings
+from .truth import require_truth_fits
 
 _BLOCK_BYTES = 1 << 27  # of float32 read at once from each forecast
 
@@ -44,7 +44,7 @@ def evaluate(forecast: xr.Dataset | Path, truth: Analyses, *, references: Refere
 
     Raises:
         DataError: another grid or calendar, a climatology of another grid or in other units, no common channel, a lead the
-            forecast lacks, or nothing the truth covers.
+            forecast lacks, nothing the truth covers, or another forecast that is not finite.
         DivergenceError: a forecast that is not finite.
     """
     ours = ForecastFile(forecast, truth)
@@ -79,7 +79,7 @@ class ForecastFile:
         self._ds = forecast if isinstance(forecast, xr.Dataset) else open_forecast(forecast)
         self.name = "forecast" if isinstance(forecast, xr.Dataset) else _metric_ending(forecast.stem)
         axis = TimeAxis.from_xarray(self._ds["time"])
-        _require_same(forecast_grid(self._ds, like=truth.grid), truth.grid, axis, truth.times)
+        require_truth_fits(truth, forecast_grid(self._ds, like=truth.grid), axis)
         self.init_seconds: NDArray[np.int64] = axis.seconds
         self.lead_seconds: NDArray[np.int64] = self._ds["prediction_timedelta"].values.astype("timedelta64[s]").astype(np.int64)
         self._inits = {int(s): i for i, s in enumerate(self.init_seconds)}
@@ -154,14 +154,6 @@ def _name_apart(rivals: Sequence[ForecastFile], references: References) -> None:
         while rival.name in taken:
             rival.name, count = f"{name}_{count}", count + 1
         taken.add(rival.name)
-
-
-def _require_same(grid: Grid, truth_grid: Grid, times: TimeAxis, truth_times: TimeAxis) -> None:
-    if not grid.matches(truth_grid):
-        raise DataError(f"the forecast is on {grid.describe()}; the truth on {truth_grid.describe()}", fix="give truth on the forecast's grid")
-    if not comparable(times, truth_times):
-        raise DataError(f"the forecast counts time on the {times.calendar} calendar; the truth on {truth_times.calendar}",
-                        fix="give truth on the same calendar")
 
 
 def _is_blank(ds: xr.Dataset, variable: str, level: int | None) -> bool:

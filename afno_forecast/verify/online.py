@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class OnlineScorer:
         if self._members_of(name) > 1 and "ensemble" in self.settings.kinds:
             families.append(Ensemble(self.settings.seed))
         return Scorer(self.channels, self.truth.analyses.grid, regions=self.settings.regions, calendar=self.calendar,
-                      missing_ok=name == Expected.name, families=families, land_fraction=self.references.land_fraction)
+                      missing_ok=name == Expected.name, families=families, land_fraction=self.references.land_fraction, rival=name)
 
     def _members_of(self, name: str) -> int:
         return self.num_members if name == "" else next(r.num_members for r in self._rivals if r.name == name)
@@ -148,7 +149,8 @@ class OnlineScorer:
         grid, settings = self.truth.analyses.grid, self.settings
         return {name: (DailySums(self.lead_seconds.tolist(), self.wants),
                        Scorer(ChannelSet((DAILY,)), grid, regions=settings.regions, calendar=self.calendar,
-                              families=[Deterministic(), Seeps(climate)], land_fraction=self.references.land_fraction)) for name in names}
+                              families=[Deterministic(), Seeps(climate)], land_fraction=self.references.land_fraction,
+                              rival=name)) for name in names}
 
     def wants(self, init: int, lead: int) -> bool:
         """Whether a case is scored: asked for, with truth at init and valid time, and covered by every rival; seconds."""
@@ -168,7 +170,7 @@ class OnlineScorer:
 
         Raises:
             DivergenceError: a state is not finite: channel, init and lead are named.
-            DataError: a shape does not fit, a member or a case comes twice, the truth is not finite or cannot be read.
+            DataError: a shape does not fit, a member or a case comes twice, the truth or a rival is not finite or cannot be read.
         """
         lead, states = int(lead_seconds), to_numpy(fields)
         for b, init in enumerate(int(s) for s in np.atleast_1d(init_seconds)):
@@ -241,18 +243,24 @@ class OnlineScorer:
     def save(self, path: Path, *, inits: Sequence[int] | None = None) -> None:
         """Write what has been scored to a file (`.npz`) that appears whole; of some init times only, or of all. Raises ResourceError."""
         rows = {name: {k: v for k, v in s.rows.items() if inits is None or k[0] in inits} for name, s in self._all_scorers().items()}
-        save_rows(path, rows, self._identity())
+        save_rows(path, rows, self.identity)
 
     def load(self, path: Path) -> int:
         """Add what `save` wrote for the same plan; returns how many cases. Raises DataError for another plan, or a case that is there already."""
-        found = load_rows(path, self._identity())
+        found = load_rows(path, self.identity)
         for name, scorer in self._all_scorers().items():
             scorer.add_rows(found.get(name, {}))
         return len(found.get("", {}))
 
-    def _identity(self) -> str:
-        plan = (self.channels.names, self._scorers[""].region_names, self.num_members, self.settings, sorted(self._all_scorers()), self.calendar)
-        return repr(plan)
+    @property
+    def identity(self) -> str:
+        """Hash of what the statistics depend on besides the forecast; of truth and references, the files and what they say they hold."""
+        climatology, record, land_HW = self.references.climatology, self.references.record, self.references.land_fraction
+        plan = (self.channels.names, self._scorers[""].region_names, self.lead_seconds.tolist(), self.num_members, self.settings,
+                sorted(self._all_scorers()), _extent(self.truth.analyses), None if record is None else _extent(record),
+                None if climatology is None else (str(climatology.path), climatology.channels.names),
+                None if land_HW is None else np.asarray(land_HW, dtype=np.float64).tobytes())
+        return sha256(repr(plan).encode()).hexdigest()
 
     def finalize(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
         """The score file's contents: see the README of the package, "Score files".
@@ -340,6 +348,11 @@ class OnlineScorer:
 
     def _where(self, counts: NDArray[np.int64]) -> str:
         return ", ".join(f"{format_duration(int(s))}: {n}" for s, n in zip(self.lead_seconds, counts, strict=True) if n)
+
+
+def _extent(record: Analyses) -> tuple[Any, ...]:
+    """Where a record lies, and its times, channels and grid."""
+    return record.where, record.times.calendar, record.times.seconds.tobytes(), record.channels.channels, record.grid.to_dict()
 
 
 def _common(offered: ChannelSet, available: ChannelSet) -> ChannelSet:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from ..errors import DataError, ResourceError
 from .sample import Rows
 
 AllRows = Mapping[str, Mapping[tuple[int, int], Rows]]
-_IDENTITY = "identity"
+# what numpy and zipfile raise for a file that is cut off or has other bytes; an encrypted or unknown form is a RuntimeError
+_DAMAGED = (OSError, ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+_IDENTITY, _COUNT = "identity", "count"
 
 
 def save_rows(path: Path, rows: AllRows, identity: str) -> None:
@@ -32,7 +36,7 @@ def save_rows(path: Path, rows: AllRows, identity: str) -> None:
     draft = path.with_name(f".{path.name}.partial")
     try:
         with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{_IDENTITY: np.asarray(identity)}, **arrays)
+            np.savez(file, allow_pickle=False, **{_IDENTITY: np.asarray(identity), _COUNT: np.asarray(len(arrays))}, **arrays)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -45,13 +49,17 @@ def load_rows(path: Path, identity: str) -> dict[str, dict[tuple[int, int], Rows
     """What `save_rows` wrote. Raises DataError for a damaged file or one that belongs to something else."""
     result: dict[str, dict[tuple[int, int], Rows]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             if _IDENTITY not in file or str(file[_IDENTITY]) != identity:
                 raise DataError("these statistics belong to other scores", where=str(path), fix="remove the file, and score again from the start")
-            for key in file.files:
-                if key != _IDENTITY:
-                    name, init, lead, statistic = key.split("|")
-                    result.setdefault(name, {}).setdefault((int(init), int(lead)), {})[statistic] = np.asarray(file[key], dtype=np.float64)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            keys = [key for key in file.files if key not in (_IDENTITY, _COUNT)]
+            if len(keys) != int(file[_COUNT]):
+                raise ValueError(f"{len(keys)} of {int(file[_COUNT])} arrays are left")
+            for key in keys:
+                name, init, lead, statistic = key.split("|")
+                result.setdefault(name, {}).setdefault((int(init), int(lead)), {})[statistic] = np.asarray(file[key], dtype=np.float64)
+    except DataError:
+        raise
+    except _DAMAGED as error:
         raise DataError(f"the statistics of scores cannot be read: {error}", where=str(path), fix="remove the file, and score again") from error
     return result

@@ -46,13 +46,12 @@ def check_scores_path(path: Path, inputs: Sequence[Path] = ()) -> None:
     """
     if not path.parent.is_dir():
         raise ResourceError("the folder of the scores does not exist", where=str(path.parent), fix=f"mkdir -p {shlex.quote(str(path.parent))}")
-    ours = _is_score_file(path)
-    for file in (path, path.with_suffix(".csv")):
+    for file, is_ours in ((path, _is_score_file), (path.with_suffix(".csv"), _is_table)):
         real = file.resolve()
         taken = [i for i in inputs if real == i.resolve() or (i.resolve() in real.parents and _is_zarr(i))]
         if taken:
             raise ConfigError(f"the scores would be written over what is read, '{taken[0]}'", where=f"--out {path}", fix="choose another --out")
-        if os.path.lexists(file) and not ours and not (file != path and _is_table(file)):
+        if os.path.lexists(file) and not is_ours(file):
             raise ConfigError(f"'{file}' is there and holds no scores of this program", where=f"--out {path}", fix="choose another --out")
 
 

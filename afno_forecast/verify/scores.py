@@ -48,6 +48,7 @@ class Scorer:
         missing_ok: whether a prediction may have missing values, as a climatology has: its scores are then NaN, not an error.
         families: scores to compute; None for `Deterministic` alone.
         land_fraction: part of each cell that is land, for the regions `land` and `sea`; shape (H, W).
+        rival: name of the rival whose predictions are scored, for messages; empty for the forecast itself.
 
     Raises:
         ConfigError: an unknown region, or one the grid has no cells in.
@@ -55,12 +56,13 @@ class Scorer:
 
     def __init__(self, channels: ChannelSet, grid: Grid, *, regions: Sequence[str] | None = None, calendar: str = STANDARD,
                  missing_ok: bool = False, families: Sequence[Family] | None = None,
-                 land_fraction: NDArray[np.floating] | None = None) -> None:
+                 land_fraction: NDArray[np.floating] | None = None, rival: str = "") -> None:
         self.channels = channels
         self.grid = grid
         self.calendar = calendar
         self.families: tuple[Family, ...] = (Deterministic(),) if families is None else tuple(families)
         self._missing_ok = missing_ok
+        self._rival = rival
         self.areas = AreaMeans(grid, make_regions(default_regions(grid, land_fraction) if regions is None else regions, grid, land_fraction))
         self.rows: dict[tuple[int, int], Rows] = {}  # (init, lead) -> statistics
 
@@ -78,8 +80,8 @@ class Scorer:
             climatology: expected values at the valid times, NaN on days without; same shape, or None for no anomaly correlation.
 
         Raises:
-            DivergenceError: the prediction is not finite: channel, init and lead are named.
-            DataError: a shape does not fit, the truth is not finite, or an (init, lead) comes twice.
+            DivergenceError: the forecast is not finite: channel, init and lead are named.
+            DataError: a shape does not fit, the truth or a rival is not finite, or an (init, lead) comes twice.
         """
         inits = [int(s) for s in np.atleast_1d(init_seconds)]
         predicted = to_numpy(prediction)
@@ -214,6 +216,9 @@ class Scorer:
             if np.isfinite(np.asarray(array).sum(dtype=np.float64)):
                 continue
             bad = [self.channels.channels[sample.channels.start + i].short for i in range(array.shape[1]) if not np.isfinite(array[:, i]).all()]
+            if bad and kind == "forecast" and self._rival and not self._missing_ok:
+                raise DataError(f"{self._rival}, which the forecast is compared with, has missing or infinite values in {', '.join(bad)}",
+                                where=where, fix="fill or leave out these variables there, or score these leads without it")
             if bad and kind == "forecast" and not self._missing_ok:
                 raise DivergenceError(f"the forecast is not finite in {', '.join(bad)}", where=where,
                                       fix="score the leads before it with --leads, or forecast again with another model")

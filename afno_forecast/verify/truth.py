@@ -10,6 +10,10 @@ from ..channels import Channel, ChannelSet
 from ..data.sources import open_source
 from ..data.states import States, open_states
 from ..data.store import Store, is_store
+from ..errors import DataError
+from ..grid import Grid
+from ..times import TimeAxis, comparable
+from .baselines import Analyses
 from .settings import References
 
 
@@ -25,7 +29,7 @@ def open_truth(truths: Sequence[Path | str], offered: ChannelSet, store_path: Pa
         fill_absent: as `open_source` has it.
 
     Raises:
-        DataError: what cannot be read.
+        DataError: what cannot be read, or a store on another calendar than the truth.
     """
     if store_path is None and len(truths) == 1 and is_store(truths[0]):
         store_path = truths[0]
@@ -44,6 +48,18 @@ def open_truth(truths: Sequence[Path | str], offered: ChannelSet, store_path: Pa
     if store_path is None:
         return truth, References(land_fraction=fraction)
     store = Store.open(store_path)
+    if not comparable(store.times, truth.times):
+        raise DataError(f"the climatology counts time on the {store.times.calendar} calendar; the truth on {truth.times.calendar}",
+                        where=str(store_path), fix="give a climatology on the calendar of the truth")
     known = ChannelSet(tuple(c for c in store.channels if c.name in chosen.names))
     record = open_states(store_path, known).within(*store.statistics.period) if len(known) and store.grid.matches(truth.grid) else None
     return truth, References(store.climatology(), record, fraction)
+
+
+def require_truth_fits(truth: Analyses, grid: Grid, times: TimeAxis) -> None:
+    """Raise DataError unless the truth is on the forecast's grid and counts time as its init times do."""
+    if not grid.matches(truth.grid):
+        raise DataError(f"the forecast is on {grid.describe()}; the truth on {truth.grid.describe()}", fix="give truth on the forecast's grid")
+    if not comparable(times, truth.times):
+        raise DataError(f"the forecast counts time on the {times.calendar} calendar; the truth on {truth.times.calendar}",
+                        fix="give truth on the same calendar")

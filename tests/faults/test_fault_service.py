@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,12 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+def killed_after_one(text: str) -> None:
+    """An echo that ends the run after its first of two batches."""
+    if text.startswith("1 of 2 batches"):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("name", ["fc.zarr", pytest.param("fc.nc", marks=pytest.mark.slow)])
 def test_killed_ten_times_or_shared_by_two_processes_the_files_are_those_of_one_run(name: str, tiny_model: Path, tiny_store: Path,
                                                                                    tmp_path: Path) -> None:
@@ -101,6 +109,22 @@ def test_scores_while_running_are_those_of_the_file_to_the_last_digit(tiny_model
         assert {"crps", "spread_skill", "acc"} <= set(online.metric.values.tolist())
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda ds: ds.assign_coords(longitude=ds.longitude + 10), r"forecast is on 7x12 .*longitude 0\.\.330; the truth on 7x12 .*longitude 10\.\.340"),
+    (lambda ds: ds.convert_calendar("noleap"), "the forecast counts time on the proleptic_gregorian calendar; the truth on noleap"),
+])
+def test_a_truth_on_another_grid_or_calendar_is_refused_before_the_first_step(change: Callable[[xr.Dataset], xr.Dataset], words: str,
+                                                                             tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    with xr.open_dataset(tiny_weather) as ds:
+        change(ds).to_netcdf(tmp_path / "truth.nc")
+    with pytest.raises(DataError, match=words):
+        produce_forecast(tiny_model, tiny_weather, init="2001-01-20T06", lead_time=21600, out=None, echo=[].append,
+                         options=Options(scoring=_scoring(tmp_path / "scores.nc", (tmp_path / "truth.nc",), Share())))
+    assert [p.name for p in tmp_path.iterdir()] == ["truth.nc"]
+
+
 def test_a_process_that_starts_after_the_others_have_finished_leaves_nothing_behind(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
     """Of a group that goes on after a kill, where what is left was all the other's."""
     from afno_forecast.cli_rollout import _scoring
@@ -113,12 +137,102 @@ def test_a_process_that_starts_after_the_others_have_finished_leaves_nothing_beh
         return [line for line in said if "batches" in line]
 
     first, late = Share(0, 2), Share(1, 2)
-    assert len(run(Share(1, 2))) == 1 and (tmp_path / "scores.nc.partial").is_dir()
+    assert len(run(Share(1, 2))) == 1 and (tmp_path / "scores.nc.scores.partial").is_dir()
     assert len(run(first)) == 1
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == ["scores.csv", "scores.nc"]
     assert run(late) == [] and sorted(p.name for p in tmp_path.iterdir()) == files
     assert len(run(Share(1, 2))) == 1, "another group begins anew"
+
+
+def test_scores_leave_an_unfinished_forecast_of_their_name_alone(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(**ask: Any) -> list[str]:
+        said: list[str] = []
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06/2001-01-21T06/1d", lead_time=21600, batch_size=1,
+                         **{"echo": said.append, "options": Options()} | ask)
+        return said
+
+    with pytest.raises(KeyboardInterrupt):
+        run(out=tmp_path / "fc.nc", echo=killed_after_one)
+    for rank in (1, 0):
+        share = Share(rank, 2)
+        run(out=None, options=Options(share=share, scoring=_scoring(tmp_path / "fc.nc", (tiny_store,), share)))
+    (tmp_path / "fc.nc").rename(tmp_path / "scores.nc")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.csv", "fc.nc.partial", "fc.nc.progress.jsonl", "scores.nc"]
+    assert f"1 of 2 forecasts are already in {tmp_path / 'fc.nc'}" in run(out=tmp_path / "fc.nc")
+
+
+class Unscorable:
+    """Scores that cannot be made in the end."""
+
+    def on_state(self, state: ForecastState) -> None:
+        pass
+
+    def is_done(self, init_index: int) -> bool:
+        return False
+
+    def finish(self) -> None:
+        raise DataError("no scores")
+
+
+@pytest.mark.parametrize("name", ["fc.nc", "fc.zarr"])
+def test_scores_that_cannot_be_made_leave_the_forecast_whole(name: str, tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(**options: Any) -> None:
+        produce_forecast(tiny_model, tiny_store, init="last", lead_time=21600, out=tmp_path / name, options=Options(**options), echo=[].append)
+
+    with pytest.raises(DataError, match="no forecast can be scored"):
+        run(scoring=_scoring(tmp_path / "scores.nc", (tiny_store,), Share()))
+    assert list(tmp_path.iterdir()) == [], "said before the first step"
+    with pytest.raises(DataError, match="no scores"):
+        run(scoring=lambda session, leads: Unscorable())
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    with xr.open_dataset(tmp_path / name) as ds:
+        assert ds.attrs["afno_forecast_complete"] == "yes"
+
+
+@pytest.mark.parametrize("change", ["leads", "truth"])
+def test_what_was_scored_for_other_leads_or_another_truth_is_not_taken_up(change: str, tiny_model: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    from afno_forecast.verify.while_running import score_session
+
+    def run(name: str, lead_time: int, truth: Path, echo: Callable[[str], None] = [].append) -> list[str]:
+        said: list[str] = []
+        options = Options(scoring=lambda session, s: score_session(session, s, truth, tmp_path / name, echo=said.append))
+        produce_forecast(tiny_model, tiny_weather, init="2001-01-20T06/2001-01-21T06/1d", lead_time=lead_time, out=None, batch_size=1,
+                         options=options, echo=echo)
+        return said
+
+    with xr.open_dataset(tiny_weather) as ds:
+        (ds + 1).to_netcdf(tmp_path / "truth.nc")
+    asked = (43200, tiny_weather) if change == "leads" else (21600, tmp_path / "truth.nc")
+    with pytest.raises(KeyboardInterrupt):
+        run("scores.nc", 21600, tiny_weather, killed_after_one)
+    assert "1 init times" in run("scores.nc", *asked)[0] and run("whole.nc", *asked) == []
+    assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("damage", "words"), [("empty", "cannot be read"), ("lead", "are of 1 of 2 lead times")])
+def test_a_damaged_part_of_the_scores_is_named(damage: str, words: str, tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
+    from afno_forecast.cli_rollout import _scoring
+
+    def run(echo: Callable[[str], None]) -> None:
+        produce_forecast(tiny_model, tiny_store, init="2001-01-20T06/2001-01-21T06/1d", lead_time=43200, out=None, batch_size=1,
+                         options=Options(scoring=_scoring(tmp_path / "scores.nc", (tiny_store,), Share())), echo=echo)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed_after_one)
+    part = next((tmp_path / "scores.nc.scores.partial").iterdir())
+    with np.load(part) as file:
+        kept = {key: file[key] for key in file.files if "|21600|" not in key}
+    part.write_bytes(b"")
+    if damage == "lead":
+        np.savez(part, **kept | {"count": np.asarray(len(kept) - 2)})
+    with pytest.raises(DataError, match=words) as refused:
+        run([].append)
+    assert refused.value.where == str(part) and "remove the file" in str(refused.value)
 
 
 def test_members_are_the_same_in_any_batch(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:

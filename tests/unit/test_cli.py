@@ -232,6 +232,8 @@ def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in)
     assert (code, err) == (0, "") and calls[1][2]["options"].raw
     code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "fc.zarr", "--seed", "4")
     assert code == 2 and "--seed does nothing without --perturb" in err
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "x.nc", "--score-online", "./x.nc")
+    assert code == 2 and "--out and --score-online name the same file" in err
 
 
 def test_a_lead_time_that_is_none_is_a_usage_error(program, stand_in):

@@ -174,6 +174,10 @@ def test_scores_replace_scores_and_no_other_file(files, tmp_path: Path, name: st
     for _ in range(2):
         list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc", settings=ScoreSettings(regions=("tropics",))))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s.nc"]
+    (tmp_path / name).write_text("my own,1\n")
+    with pytest.raises(ConfigError, match="holds no scores"):
+        list(cli_open.score(files["forecast"], [files["source"]], tmp_path / "s.nc"))
+    assert (tmp_path / name).read_text() == "my own,1\n", "each of the two is judged by itself"
 
 
 def test_a_missing_folder_is_named_before_anything_is_read(tmp_path: Path):

@@ -21,6 +21,7 @@ class Record:
     channels: ChannelSet
     grid: LatLonGrid
     reads: int = 0
+    where: str = "memory"
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         self.reads += len(indices)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.data.store import Store
+from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.times import TimeAxis, parse_instant
 from afno_forecast.verify.baselines import OtherYears
@@ -35,6 +37,14 @@ def test_thresholds_and_members_come_from_the_period_of_the_climatology(tiny_sto
     middle = truth.within(int(later[0]), int(later[1]) - 1)
     assert middle.times.seconds.tolist() == later[:1].tolist()
     np.testing.assert_array_equal(middle.read([0]), truth.read([7]))
+
+
+def test_a_record_on_another_calendar_is_refused(tiny_store: Path, tiny_weather: Path, tmp_path: Path) -> None:
+    with xr.open_dataset(tiny_weather) as ds:
+        ds.convert_calendar("noleap").to_netcdf(tmp_path / "truth.nc")
+    with pytest.raises(DataError, match="the climatology counts time on the proleptic_gregorian calendar; the truth on noleap") as refused:
+        open_truth([tmp_path / "truth.nc"], Store.open(tiny_store).channels, tiny_store)
+    assert refused.value.where == str(tiny_store)
 
 
 @pytest.mark.parametrize("calendar", ["360_day", "noleap", "all_leap", "proleptic_gregorian"])

@@ -170,6 +170,15 @@ def test_a_forecast_that_is_not_finite_is_an_error_with_its_lead(tmp_path: Path)
     assert evaluate(path, analyses, leads=[6 * HOUR])["num_inits"].values.tolist() == [1]
 
 
+def test_a_rival_that_is_not_finite_is_named_and_not_the_forecast(tmp_path: Path) -> None:
+    analyses = truth()
+    inits, leads, fields = analyses.times.seconds[:1], 6 * HOUR * np.arange(1, 3), analyses.fields[None, 1:3].copy()
+    ours = write(tmp_path / "fc.zarr", fields, inits, leads)
+    fields[0, 1, 2, 3, 4] = np.nan
+    with pytest.raises(DataError, match=r"^other, which .* in t850\n.*2020-01-01T00, lead 12h"):
+        evaluate(ours, analyses, against=[write(tmp_path / "other.zarr", fields, inits, leads)])
+
+
 def test_days_without_climatology(tmp_path: Path) -> None:
     path, analyses = case(tmp_path)
     scores = evaluate(path, analyses, references=References(clim(analyses.fields[0], blank_from=START + 37 * HOUR)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.verify.evaluate import evaluate
 from afno_forecast.verify.online import OnlineScorer
+from afno_forecast.verify.rows import load_rows, save_rows
 from afno_forecast.verify.settings import References, ScoreSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -147,8 +149,28 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is scored twice"):
         done.load(tmp_path / "rows.npz")
     other = OnlineScorer(truth, CHANNELS, INITS, LEADS, num_members=4, settings=SETTINGS)
-    with pytest.raises(DataError, match="belong to other scores"):
+    with pytest.raises(DataError, match=r"^these statistics belong to other scores"):
         other.load(tmp_path / "rows.npz")
-    (tmp_path / "rows.npz").write_bytes(b"PK nothing")
-    with pytest.raises(DataError, match="cannot be read"):
-        done.load(tmp_path / "rows.npz")
+    later = OnlineScorer(truth, CHANNELS, INITS, LEADS + 12 * HOUR, num_members=MEMBERS, references=References(clim(truth)), settings=SETTINGS)
+    moved = scorer(replace(truth, where="another file"))
+    longer = scorer(record(8))
+    assert len({s.identity for s in (scorer(record()), done, other, later, moved, longer)}) == 5, "of leads, members and truth, not of what is done"
+
+
+def test_a_damaged_file_of_statistics_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
+    identity, path = "a plan", tmp_path / "rows.npz"
+    save_rows(path, {"": {(0, 6): {"error": np.ones(3), "square": np.ones(3)}}, "persistence": {(0, 6): {"error": np.ones(3)}}}, identity)
+    whole, kept = path.read_bytes(), load_rows(path, identity)
+    rng = np.random.default_rng(3)
+    for damaged in (b"", b"PK nothing", *(whole[:n] for n in range(0, len(whole), 97))):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            load_rows(path, identity)
+    for position in range(0, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ int(rng.integers(1, 256))]) + whole[position + 1:])
+        try:
+            found = load_rows(path, identity)
+        except DataError:
+            continue
+        assert {name: {case: sorted(rows) for case, rows in cases.items()} for name, cases in found.items()} == {
+            name: {case: sorted(rows) for case, rows in cases.items()} for name, cases in kept.items()}, position
