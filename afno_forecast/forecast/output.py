@@ -109,16 +109,23 @@ class ForecastWriter:
         self._written = {key for key in self._written if key[0] != forecast}
 
     def close(self) -> None:
-        """Mark the file as complete, unless other processes of the group still write theirs; nothing to do for one that was complete before."""
+        """Mark the file as complete, unless other processes of the group still write theirs; nothing to do for one that was complete before.
+
+        Raises:
+            ConfigError: another file has come to the path; all forecasts are kept.
+            ResourceError: the disk is full.
+        """
         if self.complete:
             return
         assert self._progress is not None
         with gate(progress_path(self.path), self._share):
-            if self._share.count > 1 and self._is_complete():  # between our last forecast and this, another process has seen it and finished
-                self.complete = True
-            else:
-                self._complete()
-            self._release()
+            try:
+                if self._share.count > 1 and self._is_complete():  # between our last forecast and this, another process has seen it and finished
+                    self.complete = True
+                else:
+                    self._complete()
+            finally:
+                self._release()
             if self.complete:
                 self._clean()
 
@@ -222,24 +229,27 @@ class ForecastWriter:
                                     "forecasts are kept") from error
 
     def _export(self) -> None:
-        """Copy the gathered chunks into a netCDF file that appears whole."""
-        if not self.path.exists():
-            draft = self._store.with_name(self._store.name + ".nc")
-            draft.unlink(missing_ok=True)
-            with netCDF4.Dataset(draft, "w", format="NETCDF4") as file:
-                file.setncatts(self._layout.attrs | {COMPLETE: "yes", IDENTITY: self._identity})
-                for spec in self._layout.coordinates:
-                    for name, size in zip(spec.dims, spec.shape, strict=True):
-                        if name not in file.dimensions:
-                            file.createDimension(name, size)
-                    _create_netcdf(file, spec)[...] = spec.values
-                for spec in self._layout.variables:
-                    target = _create_netcdf(file, spec)
-                    for index in product(*(range(n) for n in spec.shape[:spec.dims.index("prediction_timedelta") + 1])):
-                        target[index] = self._chunks[spec.name].read(index)
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())
-            draft.replace(self.path)
+        """Copy the gathered chunks into a netCDF file that appears whole. Raises ConfigError where another file has come to the path."""
+        draft = self._store.with_name(self._store.name + ".nc")
+        draft.unlink(missing_ok=True)
+        with netCDF4.Dataset(draft, "w", format="NETCDF4") as file:
+            file.setncatts(self._layout.attrs | {COMPLETE: "yes", IDENTITY: self._identity})
+            for spec in self._layout.coordinates:
+                for name, size in zip(spec.dims, spec.shape, strict=True):
+                    if name not in file.dimensions:
+                        file.createDimension(name, size)
+                _create_netcdf(file, spec)[...] = spec.values
+            for spec in self._layout.variables:
+                target = _create_netcdf(file, spec)
+                for index in product(*(range(n) for n in spec.shape[:spec.dims.index("prediction_timedelta") + 1])):
+                    target[index] = self._chunks[spec.name].read(index)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        if os.path.lexists(self.path) and (_read_netcdf_marks(self.path) or {}).get(IDENTITY) != self._identity:
+            draft.unlink()
+            raise ConfigError("another file has come to this path while the forecast was made", where=str(self.path),
+                              fix="move it away and run the same command again: all forecasts are kept")
+        draft.replace(self.path)
 
     def _release(self) -> None:
         self._chunks = {}

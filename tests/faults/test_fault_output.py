@@ -171,6 +171,27 @@ def test_a_file_of_another_origin_is_never_overwritten(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.zarr", "fc.nc", "fc.zarr", "late.nc.partial", "other.nc"]
 
 
+@pytest.mark.parametrize("kind", ["text", "folder", "forecast"])
+def test_a_file_that_comes_meanwhile_is_not_taken_for_the_forecast(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "fc.nc"
+    with pytest.raises(ConfigError, match="another file has come") as refused, make_writer(path) as writer:
+        for i in range(NUM_INITS):
+            for k in range(NUM_LEADS):
+                writer.write(i, k, state(i, k))
+            writer.finish(i)
+        if kind == "text":
+            path.write_text("mine")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            xr.Dataset({"mine": 1}).to_netcdf(path)
+    assert "all forecasts are kept" in refused.value.fix and not writer.complete
+    path.rename(tmp_path / "mine")
+    assert run(path) == 0
+    assert open_forecast(path).sizes["time"] == NUM_INITS
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.nc", "mine"]
+
+
 def test_two_writers_of_one_file(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), make_writer(tmp_path / "fc.zarr"):
         with pytest.raises(ConfigError, match="another process is writing"):
