@@ -157,7 +157,8 @@ class ForecastWriter:
     def _complete(self) -> None:
         """Mark the file as complete once all forecasts of all processes are done."""
         assert self._progress is not None
-        self._done |= {int(line["done"]) for line in self._progress.read() if "done" in line}
+        listed = {int(line["done"]) for line in self._progress.read() if "done" in line}
+        self._done |= {i for i in listed - self._done if self._is_written(i)}
         missing = [i for i in range(self._layout.num_forecasts) if i not in self._done]
         assert not missing or self._share.count > 1, f"forecasts {missing} are not done"
         if missing:
@@ -198,11 +199,11 @@ class ForecastWriter:
             for leftover in self._store.rglob("*.partial") if self._progress.first else ():
                 leftover.unlink()
         self._chunks = open_chunks(self._store, self._layout)
-        self._done = {i for i in self._done if all(self._is_written(i, k) for k in range(self._layout.num_leads))}
+        self._done = {i for i in self._done if self._is_written(i)}
 
-    def _is_written(self, forecast: int, lead_index: int) -> bool:
-        """Whether all chunks of a state are there; an empty one was lost with the power."""
-        paths = [chunks.path(self._layout.index(forecast, lead_index)) for chunks in self._chunks.values()]
+    def _is_written(self, forecast: int) -> bool:
+        """Whether all chunks of a forecast are there; an empty one was lost with the power."""
+        paths = (chunks.path(self._layout.index(forecast, k)) for k in range(self._layout.num_leads) for chunks in self._chunks.values())
         return all(p.is_file() and p.stat().st_size > 0 for p in paths)
 
     def _require_space(self) -> None:
