@@ -92,12 +92,15 @@ class _Result:
     score_online: Path | None
     truths: tuple[Path, ...]
 
-    def require(self) -> None:
-        """Raise UsageError where nothing is asked for, or --truth would have no effect."""
+    def require(self, kept: _Kept) -> None:
+        """Raise UsageError where nothing is asked for, or --truth or an option of the file would have no effect."""
         if self.out is None and self.score_online is None:
             raise click.UsageError("nothing is asked for: add --out forecast.zarr, --score-online scores.nc, or both")
         if self.truths and self.score_online is None:
             raise click.UsageError("--truth does nothing without --score-online")
+        for name, value in (("variables", kept.variables), ("levels", kept.levels), ("region", kept.region), ("format", self.file_format)):
+            if self.out is None and value is not None:
+                raise click.UsageError(f"--{name} does nothing without --out: all variables are scored, on the whole grid")
 
 
 @click.command()
@@ -121,7 +124,8 @@ class _Result:
 @click.option("--length-scale", type=click.FloatRange(1), metavar="KM", help="Of correlated fields. [default: 1000]")
 @click.option("--breeding-cycles", type=click.IntRange(1, 1000), help="Model steps of breeding before the init time. [default: 8]")
 @click.option("--lag", metavar="DURATION", help="Between the starts of lagged members. [default: the model's step]")
-@click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file.")
+@click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file: "
+              "all variables on the whole grid, whatever the file keeps.")
 @click.option("--truth", "truths", type=PATH, multiple=True, help="What --score-online compares with. [default: --data]")
 @click.option("--other-grid", is_flag=True, help="Step the network on the data's own grid where it is not the training's.")
 @click.option("--raw", is_flag=True, help="States as the model makes them, where it is calibrated.")
@@ -137,7 +141,7 @@ def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, othe
     from .forecast.progress import Share
     from .times import parse_duration
 
-    result.require()
+    result.require(kept)
     share = Share.from_environment()
     options = Options(members, perturbed.perturbation(), other_grid, tuple(parse_duration(text) for text in kept.leads or ()),
                       None if kept.output_every is None else parse_duration(kept.output_every), kept.selection(), share,

@@ -247,6 +247,16 @@ def test_an_option_that_the_method_does_not_read_is_a_usage_error(program, stand
     assert code == 2 and f"--{option} does nothing with --perturb {method}" in err and not calls
 
 
+@pytest.mark.parametrize("option", ["variables t2m", "levels 500", "region -30/60/30/75", "format zarr3"])
+def test_options_of_the_file_are_usage_errors_without_one(program, stand_in, option: str):
+    from afno_forecast.forecast.produce import Options
+
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=None, Options=Options)
+    name, value = option.split()
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--score-online", "s.nc", f"--{name}", value)
+    assert code == 2 and f"--{name} does nothing without --out" in err and not calls
+
+
 def test_a_lead_time_that_is_none_is_a_usage_error(program, stand_in):
     from afno_forecast.forecast.produce import Options
 
