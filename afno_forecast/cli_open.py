@@ -33,7 +33,7 @@ def is_forecast(path: Path) -> bool:
     """Whether a zarr store or netCDF file has lead times."""
     if path.is_dir():
         return (path / LEAD).is_dir()
-    if path.suffix != ".nc":
+    if path.suffix not in {".nc", ".nc4"}:
         return False
     import netCDF4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,11 @@ def test_a_forecast_opens_with_its_lead_times(files):
 def test_everything_is_described(files, kind: str, words: tuple[str, ...]):
     text = cli_open.describe(files[kind])
     assert all(word in text for word in words), text
+
+
+def test_a_forecast_is_recognised_by_either_suffix(files, tmp_path: Path):
+    path = shutil.copy(files["forecast"], tmp_path / "fc.nc4")
+    assert cli_open.is_forecast(path) and cli_open.describe(path).startswith("forecast")
 
 
 def test_what_a_file_says_of_itself_neither_steers_the_terminal_nor_begins_a_line(files, tmp_path: Path):
