@@ -61,18 +61,12 @@ class ForecastWriter:
         self._progress: Progress | None = None
         _require_folder(self.path)
         with gate(progress_path(self.path), self._share):
-            self.complete = self._is_complete()
+            self.complete = self._is_complete() or self._begin()
             if self.complete:
                 self._done = set(range(self._layout.num_forecasts))
                 if self.format != "netcdf" and progress_path(self.path).exists():
                     mark_complete(self.path)  # killed between the mark and its consolidated copy
                 self._clean()
-                return
-            self._progress = Progress(progress_path(self.path), self.path, self._share)
-            with contextlib.ExitStack() as undo:
-                undo.callback(self._progress.close)
-                self._start()
-                undo.pop_all()
 
     @property
     def num_forecasts(self) -> int:
@@ -137,6 +131,17 @@ class ForecastWriter:
             self.close()
         else:
             self._release()
+
+    def _begin(self) -> bool:
+        """Lock the list and start, unless another process has finished the forecast just before: whether it has."""
+        with contextlib.ExitStack() as undo:
+            self._progress = Progress(progress_path(self.path), self.path, self._share)
+            undo.callback(self._release)
+            if self._is_complete():
+                return True
+            self._start()
+            undo.pop_all()
+        return False
 
     def _is_complete(self) -> bool:
         """Whether the very forecast is there already. Raises ConfigError for another one, or another file."""
