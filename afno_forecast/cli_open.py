@@ -18,7 +18,7 @@ from .data.sources_notes import tell
 from .data.store import Store, is_store
 from .documents import load_document
 from .errors import ConfigError, DataError, printable
-from .times import format_duration, format_instant
+from .times import TimeAxis, format_duration, format_instant
 from .verify.evaluate import evaluate
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
 from .verify.score_file import check_scores_path, default_name, format_table, write_scores
@@ -33,7 +33,7 @@ def is_forecast(path: Path) -> bool:
     """Whether a zarr store or netCDF file has lead times."""
     if path.is_dir():
         return (path / LEAD).is_dir()
-    if path.suffix != ".nc":
+    if path.suffix not in {".nc", ".nc4"}:
         return False
     import netCDF4
 
@@ -99,9 +99,9 @@ def _store_lines(store: Store) -> list[str]:
 
 def _describe_forecast(path: Path) -> str:
     ds = open_forecast(path)
-    inits = ds["time"].dt.strftime("%Y-%m-%dT%H").values
+    inits = TimeAxis.from_xarray(ds["time"])
     leads = (ds[LEAD].values / np.timedelta64(1, "s")).astype(int)
-    times = f"{inits[0]}" if len(inits) == 1 else f"{len(inits)} from {inits[0]} to {inits[-1]}"
+    times = inits.format(0) if len(inits) == 1 else f"{len(inits)} from {inits.format(0)} to {inits.format(-1)}"
     lines = ["forecast", f"model       {ds.attrs.get('model', ds.attrs.get('title', 'not said'))}", f"grid        {forecast_grid(ds).describe()}",
              f"starts      {times}", f"leads       {len(leads)} from {format_duration(int(leads[0]))} to {format_duration(int(leads[-1]))}"]
     return _account([*lines, *_channel_lines(forecast_channels(ds))])

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .forecast.selection import Selection
     from .forecast.session import Session
 
+_ACT = {"white": ("amplitude", "seed"), "correlated": ("amplitude", "seed", "length_scale"), "lagged": ("lag",), "model": ("seed",),
+        "bred": ("amplitude", "seed", "length_scale", "breeding_cycles")}
+"""Which options act on members of each method."""
+
 
 @dataclass(frozen=True)
 class _Start:
@@ -62,7 +66,7 @@ class _Perturbed:
     lag: str | None
 
     def perturbation(self) -> Perturbation | None:
-        """As the rollout takes it. Raises UsageError for an option that has no effect without --perturb."""
+        """As the rollout takes it. Raises UsageError for an option that has no effect with the method, or without --perturb."""
         from .forecast.perturb import Perturbation
         from .times import parse_duration
 
@@ -72,6 +76,9 @@ class _Perturbed:
             if chosen:
                 raise click.UsageError(f"--{next(iter(chosen)).replace('_', '-')} does nothing without --perturb; add --perturb correlated")
             return None
+        idle = [name for name in chosen if name not in _ACT[self.perturb]]
+        if idle:
+            raise click.UsageError(f"--{idle[0].replace('_', '-')} does nothing with --perturb {self.perturb}; leave it out")
         names = {"length_scale": "length_km", "breeding_cycles": "cycles"}
         return Perturbation(self.perturb, **{names.get(name, name): value for name, value in chosen.items()})
 
@@ -85,14 +92,17 @@ class _Result:
     score_online: Path | None
     truths: tuple[Path, ...]
 
-    def require(self) -> None:
-        """Raise UsageError where nothing is asked for, two results would go into one file, or --truth would have no effect."""
+    def require(self, kept: _Kept) -> None:
+        """Raise UsageError where nothing is asked for, two results would go into one file, or --truth or an option of the file has no effect."""
         if self.out is None and self.score_online is None:
             raise click.UsageError("nothing is asked for: add --out forecast.zarr, --score-online scores.nc, or both")
         if self.out is not None and self.score_online is not None and self.out.resolve() == self.score_online.resolve():
             raise click.UsageError("--out and --score-online name the same file: give the scores another name")
         if self.truths and self.score_online is None:
             raise click.UsageError("--truth does nothing without --score-online")
+        for name, value in (("variables", kept.variables), ("levels", kept.levels), ("region", kept.region), ("format", self.file_format)):
+            if self.out is None and value is not None:
+                raise click.UsageError(f"--{name} does nothing without --out: all variables are scored, on the whole grid")
 
 
 @click.command()
@@ -116,7 +126,8 @@ class _Result:
 @click.option("--length-scale", type=click.FloatRange(1), metavar="KM", help="Of correlated fields. [default: 1000]")
 @click.option("--breeding-cycles", type=click.IntRange(1, 1000), help="Model steps of breeding before the init time. [default: 8]")
 @click.option("--lag", metavar="DURATION", help="Between the starts of lagged members. [default: the model's step]")
-@click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file.")
+@click.option("--score-online", type=PATH, metavar="SCORES.nc", help="Score while rolling out, as `evaluate` would score the file: "
+              "all variables on the whole grid, whatever the file keeps.")
 @click.option("--truth", "truths", type=PATH, multiple=True, help="What --score-online compares with. [default: --data]")
 @click.option("--other-grid", is_flag=True, help="Step the network on the data's own grid where it is not the training's.")
 @click.option("--raw", is_flag=True, help="States as the model makes them, where it is calibrated.")
@@ -132,7 +143,7 @@ def rollout(models: tuple[Path, ...], batch_size: int, members: int | None, othe
     from .forecast.progress import Share
     from .times import parse_duration
 
-    result.require()
+    result.require(kept)
     share = Share.from_environment()
     options = Options(members, perturbed.perturbation(), other_grid, tuple(parse_duration(text) for text in kept.leads or ()),
                       None if kept.output_every is None else parse_duration(kept.output_every), kept.selection(), share,

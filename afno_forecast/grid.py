@@ -17,6 +17,7 @@ from .errors import DataError
 Boundary = Literal["sphere", "sphere_with_poles", "band", "periodic", "limited"]
 Float = NDArray[np.float64]
 _TOLERANCE_DEGREES = 1e-3
+_TOLERANCE_SPACINGS = 1e-3
 _POLE_FRACTION = 0.8  # the first Gaussian row lies 0.77 row spacings from the pole, a cell centre 0.5, a pole row 0
 
 
@@ -131,8 +132,8 @@ class LatLonGrid:
     def matches(self, other: Grid) -> bool:
         """Whether both are the same grid, to a thousandth of a degree, in the same order."""
         return (isinstance(other, LatLonGrid) and self.shape == other.shape
-                and bool(np.allclose(self.latitude, other.latitude, atol=_TOLERANCE_DEGREES))
-                and bool(np.allclose(self.longitude, other.longitude, atol=_TOLERANCE_DEGREES)))
+                and bool(np.allclose(self.latitude, other.latitude, rtol=0, atol=_TOLERANCE_DEGREES))
+                and bool(np.allclose(self.longitude, other.longitude, rtol=0, atol=_TOLERANCE_DEGREES)))
 
     def rows(self, part: slice) -> LatLonGrid:
         """Some of the rows as a grid of their own."""
@@ -171,7 +172,7 @@ class BoxGrid:
         for name in ("y", "x"):
             values = _check_axis(getattr(self, name), name)
             spacing = np.diff(values)
-            if spacing[0] <= 0 or not np.allclose(spacing, spacing.mean(), rtol=1e-3):
+            if spacing[0] <= 0 or not np.allclose(spacing, spacing.mean(), rtol=_TOLERANCE_SPACINGS, atol=0):
                 raise DataError(f"{name} of a box grid must ascend with equal spacing")
             object.__setattr__(self, name, values)
 
@@ -228,9 +229,10 @@ class BoxGrid:
         return np.ones(self.shape)
 
     def matches(self, other: Grid) -> bool:
-        """Whether both are the same box with the same boundary."""
+        """Whether both are the same box, to a thousandth of a spacing, with the same boundary."""
         return (isinstance(other, BoxGrid) and self.shape == other.shape and self.boundary == other.boundary
-                and bool(np.allclose(self.y, other.y)) and bool(np.allclose(self.x, other.x)))
+                and all(np.allclose(own, others, rtol=0, atol=_TOLERANCE_SPACINGS * (own[1] - own[0]))
+                        for own, others in ((self.y, other.y), (self.x, other.x))))
 
     def rows(self, part: slice) -> BoxGrid:
         """Some of the rows as a box of their own."""

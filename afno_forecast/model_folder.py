@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -283,8 +284,9 @@ def _replaced(folder: Path) -> Iterator[Path]:
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
-        yield temporary
-        _put_in_place(temporary, folder)
+        with _locked(temporary):
+            yield temporary
+            _put_in_place(temporary, folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not str(error).startswith("NetCDF"):  # which has no error of its own
             raise
@@ -313,19 +315,42 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old)
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether this is the only process at work on a folder; on a file system without locks it passes for it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 def _recover(folder: Path) -> None:
-    """Finish a `save` that was killed between its two renames: the new folder, or else the old one, takes its place."""
+    """Finish a `save` that was killed between its two renames: the new folder, or else the old one, takes its place.
+
+    A `save` that is at work in another process is left to it.
+    """
     if folder.exists():
         return
     for suffix in (".partial", ".old"):
         candidate = folder.with_name(folder.name + suffix)
         if candidate.is_dir():
-            try:
-                check_manifest(candidate, FILES)
-            except CheckpointError:
-                continue
-            candidate.rename(folder)
-            return
+            with _locked(candidate) as ours:
+                if not ours:
+                    return
+                try:
+                    check_manifest(candidate, FILES)
+                except CheckpointError:
+                    continue
+                candidate.rename(folder)
+                return
 
 
 def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None = None) -> Forecaster:

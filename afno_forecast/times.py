@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import cftime
@@ -23,16 +24,19 @@ _SYNONYMS = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"
 _NANOSECOND_RANGE = (-9_223_372_036, 9_223_372_036)
 _GREGORIAN_REFORM = -12_219_292_800  # 1582-10-15: from here on the mixed calendar is the proleptic Gregorian one
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_LAST_YEAR = 9999
 
 
 def parse_duration(text: str | int) -> int:
     """Seconds in a duration such as `6h`, `10d`, `90min`, `1d12h`. Raises ConfigError for anything else."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|s|h|d|w)", str(text))
+    parts = re.findall(r"(\d{1,12}(?:\.\d{1,12})?)\s*(min|s|h|d|w)", str(text))
     rebuilt = "".join(a + b for a, b in parts)
     if not parts or rebuilt != str(text).replace(" ", ""):
         raise ConfigError(f"'{text}' is not a duration", fix="write it as 6h, 10d, 90min or 1d12h")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if seconds != int(seconds) or seconds <= 0:
+    seconds = sum(Fraction(number) * _UNITS[unit] for number, unit in parts)
+    if seconds > _LAST_YEAR * 366 * 86400:
+        raise ConfigError(f"'{text}' is longer than {_LAST_YEAR} years", fix="write it as 6h, 10d or 90min")
+    if seconds.denominator != 1 or seconds == 0:
         raise ConfigError(f"'{text}' is not a whole, positive number of seconds", fix="write it as 6h, 10d or 90min")
     return int(seconds)
 
@@ -62,11 +66,14 @@ def parse_instant(text: str, calendar: str = STANDARD) -> int:
     if not match:
         raise ConfigError(f"'{text}' is not an ISO date", fix="write it as 2020-01-01 or 2020-01-01T06")
     year, month, day, hour, minute, second = (int(g or 0) for g in match.groups())
+    first = 1 if canonical_calendar(calendar) in {"standard", "julian"} else 0  # CF gives them no year 0
+    if not first <= year <= _LAST_YEAR:
+        raise ConfigError(f"'{text}' is not in the years {first} to {_LAST_YEAR}", fix="write it as 2020-01-01 or 2020-01-01T06")
     try:
         date = cftime.datetime(year, month, day, hour, minute, second, calendar=canonical_calendar(calendar))
+        return int(cftime.date2num(date, EPOCH, calendar=canonical_calendar(calendar)))
     except ValueError as error:
         raise ConfigError(f"'{text}' is not a date of the {calendar} calendar: {error}", fix="give a date that exists") from error
-    return int(cftime.date2num(date, EPOCH, calendar=canonical_calendar(calendar)))
 
 
 def format_instant(seconds: int, calendar: str = STANDARD) -> str:

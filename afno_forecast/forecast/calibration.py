@@ -35,6 +35,7 @@ from .rollout import require_finite, rollout
 Float = NDArray[np.float64]
 _YEAR_SECONDS = 360 * 86400
 _MOST_REFERENCE_STATES = 1500
+_FEWEST_AT_AN_HOUR = 50
 _READ_BYTES = 2**28
 _LONGEST_GAP = 0.25
 _SHOWN_BAND = 2
@@ -182,8 +183,9 @@ def _reference(states: States, period: tuple[int, int]) -> tuple[NDArray[np.int6
     references = []
     for hour in range(len(hours_S)):
         rows = inside[number == hour]
-        rows = rows[::max(1, len(rows) * len(hours_S) // _MOST_REFERENCE_STATES)]
-        _require_seasons(states, rows)
+        fractions_N = states.times.at(rows).year_fraction()
+        _require_seasons(states, fractions_N)
+        rows = rows[_thinned(fractions_N, max(_FEWEST_AT_AN_HOUR, _MOST_REFERENCE_STATES // len(hours_S)))]
         solver_3N = np.linalg.pinv(_harmonics(states.times.at(rows)))
         total = np.zeros((3, *states.read(rows[:1]).shape[1:]))
         together = max(1, _READ_BYTES // total[0].nbytes)
@@ -192,6 +194,19 @@ def _reference(states: States, period: tuple[int, int]) -> tuple[NDArray[np.int6
             total += np.tensordot(solver_3N[:, part], states.read(rows[part]), 1)
         references.append(total.astype(np.float32))
     return hours_S.astype(np.int64), np.stack(references)
+
+
+def _thinned(fractions_N: Float, count: int) -> NDArray[np.int64]:
+    """Ascending positions of `count` states, or of all when there are fewer: one, drawn with a fixed seed, of each part of the year's course.
+
+    Args:
+        fractions_N: position of each state in its year, 0 to 1; parts hold equally many.
+        count: of positions.
+    """
+    if count >= len(fractions_N):
+        return np.arange(len(fractions_N))
+    edges = np.arange(count + 1) * len(fractions_N) // count
+    return np.sort(np.argsort(fractions_N, kind="stable")[np.random.default_rng(0).integers(edges[:-1], edges[1:])])
 
 
 def _expected(hours_S: NDArray[np.int64], reference_S3CHW: NDArray[np.float32], times: TimeAxis) -> NDArray[np.float32]:
@@ -205,9 +220,9 @@ def _expected(hours_S: NDArray[np.int64], reference_S3CHW: NDArray[np.float32], 
     return np.stack([np.tensordot(weights, reference_S3CHW[number], 1) for weights, number in parts])
 
 
-def _require_seasons(states: States, inside: NDArray[np.int64]) -> None:
+def _require_seasons(states: States, fractions_N: Float) -> None:
     """Raise DataError where a part of the year has no state: its mean would be a continuation of the others'."""
-    fractions = np.sort(states.times.at(inside).year_fraction())
+    fractions = np.sort(fractions_N)
     gap = float(np.diff(fractions, append=fractions[0] + 1).max())
     if gap > _LONGEST_GAP:
         raise DataError(f"the data of the period hold no state in {gap:.0%} of the year: a mean over the seasons needs all of them",

@@ -61,18 +61,12 @@ class ForecastWriter:
         self._progress: Progress | None = None
         _require_folder(self.path)
         with gate(progress_path(self.path), self._share):
-            self.complete = self._is_complete()
+            self.complete = self._is_complete() or self._begin()
             if self.complete:
                 self._done = set(range(self._layout.num_forecasts))
                 if self.format != "netcdf" and progress_path(self.path).exists():
                     mark_complete(self.path)  # killed between the mark and its consolidated copy
                 self._clean()
-                return
-            self._progress = Progress(progress_path(self.path), self.path, self._share)
-            with contextlib.ExitStack() as undo:
-                undo.callback(self._progress.close)
-                self._start()
-                undo.pop_all()
 
     @property
     def num_forecasts(self) -> int:
@@ -109,16 +103,23 @@ class ForecastWriter:
         self._written = {key for key in self._written if key[0] != forecast}
 
     def close(self) -> None:
-        """Mark the file as complete, unless other processes of the group still write theirs; nothing to do for one that was complete before."""
+        """Mark the file as complete, unless other processes of the group still write theirs; nothing to do for one that was complete before.
+
+        Raises:
+            ConfigError: another file has come to the path; all forecasts are kept.
+            ResourceError: the disk is full.
+        """
         if self.complete:
             return
         assert self._progress is not None
         with gate(progress_path(self.path), self._share):
-            if self._share.count > 1 and self._is_complete():  # between our last forecast and this, another process has seen it and finished
-                self.complete = True
-            else:
-                self._complete()
-            self._release()
+            try:
+                if self._share.count > 1 and self._is_complete():  # between our last forecast and this, another process has seen it and finished
+                    self.complete = True
+                else:
+                    self._complete()
+            finally:
+                self._release()
             if self.complete:
                 self._clean()
 
@@ -130,6 +131,17 @@ class ForecastWriter:
             self.close()
         else:
             self._release()
+
+    def _begin(self) -> bool:
+        """Lock the list and start, unless another process has finished the forecast just before: whether it has."""
+        with contextlib.ExitStack() as undo:
+            self._progress = Progress(progress_path(self.path), self.path, self._share)
+            undo.callback(self._release)
+            if self._is_complete():
+                return True
+            self._start()
+            undo.pop_all()
+        return False
 
     def _is_complete(self) -> bool:
         """Whether the very forecast is there already. Raises ConfigError for another one, or another file."""
@@ -150,7 +162,8 @@ class ForecastWriter:
     def _complete(self) -> None:
         """Mark the file as complete once all forecasts of all processes are done."""
         assert self._progress is not None
-        self._done |= {int(line["done"]) for line in self._progress.read() if "done" in line}
+        listed = {int(line["done"]) for line in self._progress.read() if "done" in line}
+        self._done |= {i for i in listed - self._done if self._is_written(i)}
         missing = [i for i in range(self._layout.num_forecasts) if i not in self._done]
         assert not missing or self._share.count > 1, f"forecasts {missing} are not done"
         if missing:
@@ -191,11 +204,11 @@ class ForecastWriter:
             for leftover in self._store.rglob("*.partial") if self._progress.first else ():
                 leftover.unlink()
         self._chunks = open_chunks(self._store, self._layout)
-        self._done = {i for i in self._done if all(self._is_written(i, k) for k in range(self._layout.num_leads))}
+        self._done = {i for i in self._done if self._is_written(i)}
 
-    def _is_written(self, forecast: int, lead_index: int) -> bool:
-        """Whether all chunks of a state are there; an empty one was lost with the power."""
-        paths = [chunks.path(self._layout.index(forecast, lead_index)) for chunks in self._chunks.values()]
+    def _is_written(self, forecast: int) -> bool:
+        """Whether all chunks of a forecast are there; an empty one was lost with the power."""
+        paths = (chunks.path(self._layout.index(forecast, k)) for k in range(self._layout.num_leads) for chunks in self._chunks.values())
         return all(p.is_file() and p.stat().st_size > 0 for p in paths)
 
     def _require_space(self) -> None:
@@ -222,24 +235,27 @@ class ForecastWriter:
                                     "forecasts are kept") from error
 
     def _export(self) -> None:
-        """Copy the gathered chunks into a netCDF file that appears whole."""
-        if not self.path.exists():
-            draft = self._store.with_name(self._store.name + ".nc")
-            draft.unlink(missing_ok=True)
-            with netCDF4.Dataset(draft, "w", format="NETCDF4") as file:
-                file.setncatts(self._layout.attrs | {COMPLETE: "yes", IDENTITY: self._identity})
-                for spec in self._layout.coordinates:
-                    for name, size in zip(spec.dims, spec.shape, strict=True):
-                        if name not in file.dimensions:
-                            file.createDimension(name, size)
-                    _create_netcdf(file, spec)[...] = spec.values
-                for spec in self._layout.variables:
-                    target = _create_netcdf(file, spec)
-                    for index in product(*(range(n) for n in spec.shape[:spec.dims.index("prediction_timedelta") + 1])):
-                        target[index] = self._chunks[spec.name].read(index)
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())
-            draft.replace(self.path)
+        """Copy the gathered chunks into a netCDF file that appears whole. Raises ConfigError where another file has come to the path."""
+        draft = self._store.with_name(self._store.name + ".nc")
+        draft.unlink(missing_ok=True)
+        with netCDF4.Dataset(draft, "w", format="NETCDF4") as file:
+            file.setncatts(self._layout.attrs | {COMPLETE: "yes", IDENTITY: self._identity})
+            for spec in self._layout.coordinates:
+                for name, size in zip(spec.dims, spec.shape, strict=True):
+                    if name not in file.dimensions:
+                        file.createDimension(name, size)
+                _create_netcdf(file, spec)[...] = spec.values
+            for spec in self._layout.variables:
+                target = _create_netcdf(file, spec)
+                for index in product(*(range(n) for n in spec.shape[:spec.dims.index("prediction_timedelta") + 1])):
+                    target[index] = self._chunks[spec.name].read(index)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        if os.path.lexists(self.path) and (_read_netcdf_marks(self.path) or {}).get(IDENTITY) != self._identity:
+            draft.unlink()
+            raise ConfigError("another file has come to this path while the forecast was made", where=str(self.path),
+                              fix="move it away and run the same command again: all forecasts are kept")
+        draft.replace(self.path)
 
     def _release(self) -> None:
         self._chunks = {}

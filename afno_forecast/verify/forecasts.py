@@ -55,7 +55,7 @@ def open_forecast(path: Path | str) -> xr.Dataset:
     if missing:
         raise DataError(f"not a forecast in WeatherBench's layout: no dimension {', '.join(missing)}; there are {', '.join(map(str, ds.dims))}",
                         where=str(path), fix="give a file with init times along 'time' and lead times along 'prediction_timedelta'")
-    ds = ds.squeeze(MEMBER, drop=True) if ds.sizes.get(MEMBER) == 1 else ds
+    ds = _require_form(ds.squeeze(MEMBER, drop=True) if ds.sizes.get(MEMBER) == 1 else ds, path)
     ds = ds.assign_coords(time=("time", _init_times(ds, path).values()), prediction_timedelta=("prediction_timedelta", _lead_times(ds, path)))
     return _order(_gather_levels(ds, path))
 
@@ -192,6 +192,22 @@ def _rename(ds: xr.Dataset, path: Path) -> xr.Dataset:
         if not np.allclose(values, np.rint(values)):
             raise DataError(f"pressure levels {values.tolist()} are not whole hPa", where=str(path), fix="give levels in hPa")
         ds = ds.assign_coords(level=("level", np.rint(values).astype(np.int32), {"units": "hPa"}))
+    return ds
+
+
+def _require_form(ds: xr.Dataset, path: Path) -> xr.Dataset:
+    """Without dimensions of size 1 that are no axis of a forecast. Raises DataError for longer ones, and for members of some variables only."""
+    states = [name for name, item in ds.data_vars.items() if set(_LEADING) <= set(item.dims)]
+    strange = {d for name in states for d in ds[name].dims} - {*_DIMENSIONS, "y", "x"}
+    ds = ds.squeeze([d for d in strange if ds.sizes[d] == 1], drop=True)
+    for name in states:
+        longer = [d for d in ds[name].dims if d in strange]
+        if longer:
+            raise DataError(f"'{name}' has {ds.sizes[longer[0]]} values along '{longer[0]}', which is no axis of a forecast", where=str(path),
+                            fix="keep one of them, or leave the variable out")
+        if MEMBER in ds.dims and MEMBER not in ds[name].dims:
+            raise DataError(f"'{name}' has no members where other variables have {ds.sizes[MEMBER]}", where=str(path),
+                            fix="give all variables members, or leave it out")
     return ds
 
 

@@ -125,6 +125,23 @@ def test_a_save_killed_at_any_moment_leaves_a_model(moment: str, model: Path) ->
     assert (model / "README.md").read_text().startswith(expected)
 
 
+def test_a_model_that_is_being_saved_is_left_to_its_saver(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process looks for the model when all its files are there and the folder has not its name yet."""
+    new, flush, looks = tmp_path / "new", model_folder.fsync_folder, list[str]()
+
+    def look(folder: Path) -> None:
+        if folder.name == "new.partial":
+            with pytest.raises(CheckpointError, match="not a complete model") as refused:
+                model_folder.load(new)
+            looks.append(refused.value.where)
+        flush(folder)
+
+    monkeypatch.setattr(model_folder, "fsync_folder", look)
+    inputs, weights = model_folder.read_inputs(model), model_folder.load(model).state_dict()
+    model_folder.save(new, config_text=(model / "config.yaml").read_text(), inputs=inputs, weights=weights, card="# new\n")
+    assert len(looks) == 1 and model_folder.load(new).channels.shorts and not new.with_name("new.partial").exists()
+
+
 def test_saving_over_a_model_keeps_one_of_the_two_whole(model: Path) -> None:
     forecaster = model_folder.load(model)
     inputs, weights = model_folder.read_inputs(model), forecaster.state_dict()

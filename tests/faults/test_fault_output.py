@@ -18,6 +18,7 @@ import xarray as xr
 
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError, DataError, ResourceError
+from afno_forecast.forecast import output
 from afno_forecast.forecast.metadata import make_layout
 from afno_forecast.forecast.output import ForecastWriter
 from afno_forecast.grid import Orientation
@@ -169,6 +170,45 @@ def test_a_file_of_another_origin_is_never_overwritten(tmp_path: Path) -> None:
         assert "rm " not in str(refused.value)
     assert (tmp_path / "fc.nc").read_text() == (tmp_path / "fc.zarr" / "thesis.txt").read_text() == "my thesis"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.zarr", "fc.nc", "fc.zarr", "late.nc.partial", "other.nc"]
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_a_forecast_that_another_process_finishes_just_before_is_left_alone(tmp_path: Path, name: str, form: str | None,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one ends between the look at the file and the lock."""
+    path, lock = tmp_path / name, output.Progress
+
+    def late(*args: Any) -> Any:
+        monkeypatch.setattr(output, "Progress", lock)
+        run(path, form)
+        return lock(*args)
+
+    monkeypatch.setattr(output, "Progress", late)
+    with make_writer(path, form=form) as writer:
+        assert writer.complete and writer.num_done == NUM_INITS
+    assert open_forecast(path).sizes["time"] == NUM_INITS
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("kind", ["text", "folder", "forecast"])
+def test_a_file_that_comes_meanwhile_is_not_taken_for_the_forecast(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "fc.nc"
+    with pytest.raises(ConfigError, match="another file has come") as refused, make_writer(path) as writer:
+        for i in range(NUM_INITS):
+            for k in range(NUM_LEADS):
+                writer.write(i, k, state(i, k))
+            writer.finish(i)
+        if kind == "text":
+            path.write_text("mine")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            xr.Dataset({"mine": 1}).to_netcdf(path)
+    assert "all forecasts are kept" in refused.value.fix and not writer.complete
+    path.rename(tmp_path / "mine")
+    assert run(path) == 0
+    assert open_forecast(path).sizes["time"] == NUM_INITS
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fc.nc", "mine"]
 
 
 def test_two_writers_of_one_file(tmp_path: Path) -> None:

@@ -236,6 +236,29 @@ def test_rollout_hands_on_what_is_kept_and_how_members_differ(program, stand_in)
     assert code == 2 and "--out and --score-online name the same file" in err
 
 
+@pytest.mark.parametrize(("method", "idle"), [
+    ("white", "length-scale 300"), ("white", "breeding-cycles 3"), ("correlated", "breeding-cycles 3"), ("correlated", "lag 6h"), ("bred", "lag 6h"),
+    ("lagged", "amplitude 2"), ("lagged", "seed 3"), ("model", "amplitude 2"), ("model", "length-scale 300")])
+def test_an_option_that_the_method_does_not_read_is_a_usage_error(program, stand_in, method: str, idle: str):
+    from afno_forecast.forecast.produce import Options
+
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"), Options=Options)
+    option, value = idle.split()
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "fc.zarr", "--members", "3",
+                           "--perturb", method, f"--{option}", value)
+    assert code == 2 and f"--{option} does nothing with --perturb {method}" in err and not calls
+
+
+@pytest.mark.parametrize("option", ["variables t2m", "levels 500", "region -30/60/30/75", "format zarr3"])
+def test_options_of_the_file_are_usage_errors_without_one(program, stand_in, option: str):
+    from afno_forecast.forecast.produce import Options
+
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=None, Options=Options)
+    name, value = option.split()
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--score-online", "s.nc", f"--{name}", value)
+    assert code == 2 and f"--{name} does nothing without --out" in err and not calls
+
+
 def test_a_lead_time_that_is_none_is_a_usage_error(program, stand_in):
     from afno_forecast.forecast.produce import Options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_a_forecast_opens_with_its_lead_times(files):
 def test_everything_is_described(files, kind: str, words: tuple[str, ...]):
     text = cli_open.describe(files[kind])
     assert all(word in text for word in words), text
+
+
+def test_a_forecast_is_recognised_by_either_suffix(files, tmp_path: Path):
+    path = shutil.copy(files["forecast"], tmp_path / "fc.nc4")
+    assert cli_open.is_forecast(path) and cli_open.describe(path).startswith("forecast")
+
+
+def test_minutes_of_init_times_are_told(files, tmp_path: Path):
+    with xr.open_dataset(files["forecast"], decode_timedelta=True) as ds:
+        ds = ds.load().assign_coords(time=ds["time"] + np.timedelta64(30, "m"))
+        ds.to_netcdf(tmp_path / "fc.nc", encoding={"prediction_timedelta": {"dtype": "int64", "units": "hours"}})
+    assert "2 from 2001-03-01T00:30 to 2001-03-02T00:30" in cli_open.describe(tmp_path / "fc.nc")
 
 
 def test_what_a_file_says_of_itself_neither_steers_the_terminal_nor_begins_a_line(files, tmp_path: Path):

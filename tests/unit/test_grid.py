@@ -110,6 +110,21 @@ def test_grids_survive_json() -> None:
         grid_from_dict({"kind": "cubed sphere"})
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
+def test_boxes_match_to_a_thousandth_of_a_spacing_at_any_scale(scale: float) -> None:
+    def box(spacing: float, shift: float = 0) -> BoxGrid:
+        return BoxGrid(np.arange(4) * spacing * scale, (np.arange(7) + shift) * scale)
+
+    assert box(1).matches(box(1 + 1e-4)) and box(1).matches(box(1, 5e-4))
+    assert not box(1).matches(box(2)) and not box(1).matches(box(1.001)) and not box(1).matches(box(1, 2e-3))
+
+
+def test_latitudes_and_longitudes_match_to_a_thousandth_of_a_degree_everywhere() -> None:
+    grid = regular(5, 8)
+    assert grid.matches(LatLonGrid(grid.latitude, grid.longitude + 9e-4))
+    assert not grid.matches(LatLonGrid(grid.latitude, grid.longitude + 2e-3 * (np.arange(8) == 7)))
+
+
 @pytest.mark.parametrize(("wraps", "rows_wrap"), [(True, True), (True, False), (False, False)])
 def test_rows_of_a_box_keep_its_edges(wraps: bool, rows_wrap: bool) -> None:
     box = BoxGrid(np.arange(7.0), np.arange(5.0), wraps, rows_wrap)

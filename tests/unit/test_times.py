@@ -9,13 +9,15 @@ from afno_forecast.errors import ConfigError, DataError
 from afno_forecast.times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("6h", 21600), ("10d", 864000), ("90min", 5400), ("1d12h", 129600), ("45s", 45), ("1.5h", 5400)])
+@pytest.mark.parametrize(("text", "seconds"), [("6h", 21600), ("10d", 864000), ("90min", 5400), ("1d12h", 129600), ("45s", 45), ("1.5h", 5400),
+                                                ("1.1h", 3960), ("0.7d", 60480), ("2.3d", 198720)])
 def test_durations(text: str, seconds: int) -> None:
     assert parse_duration(text) == seconds
     assert parse_duration(format_duration(seconds)) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "6", "h", "6 hours", "-6h", "0h", "6h6", "1e3s", "0.5s"])
+@pytest.mark.parametrize("text", ["", "6", "h", "6 hours", "-6h", "0h", "6h6", "1e3s", "0.5s", f"{'9' * 400}h",
+                                  "999999999999w"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_duration(text)
@@ -33,6 +35,14 @@ def test_dates_that_a_calendar_lacks_are_refused() -> None:
         parse_instant("2001-02-29", "noleap")
     with pytest.raises(ConfigError):
         parse_instant("tomorrow")
+
+
+@pytest.mark.parametrize(("text", "calendar"), [("999999-01-01", "proleptic_gregorian"), ("10000-01-01", "noleap"), ("-0001-01-01", "noleap"),
+                                                ("0000-01-01", "standard")])
+def test_years_out_of_range_are_refused(text: str, calendar: str) -> None:
+    with pytest.raises(ConfigError, match=r"not in the years [01] to 9999"):
+        parse_instant(text, calendar)
+    assert format_instant(parse_instant("0000-03-01", "noleap"), "noleap") == "0000-03-01T00"
 
 
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "proleptic_gregorian"])

@@ -15,7 +15,7 @@ from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.config import Strict, dump_config
 from afno_forecast.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from afno_forecast.forecast.calibration import Calibration, calibrate, load_calibration, regress
+from afno_forecast.forecast.calibration import Calibration, _reference, _thinned, calibrate, load_calibration, regress
 from afno_forecast.forecast.produce import Options, produce_forecast
 from afno_forecast.forecast.rollout import State
 from afno_forecast.forecast.session import Session, open_session
@@ -211,6 +211,24 @@ def test_data_that_lack_a_season_are_refused() -> None:
     summer = seconds[(seconds // 86400) % 365 < 200]
     with pytest.raises(DataError, match=r"no state in 4\d% of the year"):
         regress(network(), states_of(summer), period=(0, int(seconds[-1])), num_steps=1, inits=2)
+
+
+@pytest.mark.parametrize("count", [50, 62, 375])
+def test_the_states_that_are_read_come_from_all_seasons_and_years_however_long_the_record_is(count: int) -> None:
+    for days in range(376, 30 * 365, 97):
+        fractions = np.arange(days) / 365.25 % 1
+        rows = _thinned(fractions, count)
+        assert len(rows) == len(set(rows.tolist())) == count and (np.diff(rows) > 0).all()
+        read = np.sort(fractions[rows])
+        assert np.diff(read, append=read[0] + 1).max() < 5 / count
+        assert len(set(rows // 366)) > days / 366 / 2
+    assert _thinned(fractions[:40], count).tolist() == list(range(40))
+
+
+def test_many_years_of_hourly_data_lack_no_season() -> None:
+    seconds = H * np.arange(21 * 8766)
+    hours_S, _ = _reference(states_of(seconds), (0, int(seconds[-1])))
+    assert len(hours_S) == 24
 
 
 def test_forecasts_that_diverge_calibrate_nothing() -> None:

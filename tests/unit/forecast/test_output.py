@@ -213,6 +213,35 @@ def test_whichever_process_of_a_group_closes_last_nothing_is_left_beside_the_fil
         xr.testing.assert_identical(found, whole)
 
 
+@pytest.mark.parametrize(("name", "form", "version"), FORMS)
+def test_a_forecast_lost_with_the_power_is_not_done_for_the_other_processes(tmp_path: Path, name: str, form: Any, version: int) -> None:
+    data, layout = states(2), make_layout(CHANNELS, CANONICAL, INITS[:2], LEADS, "proleptic_gregorian", ATTRS)
+
+    def begin(rank: int) -> ForecastWriter:
+        return ForecastWriter(tmp_path / name, layout, identity="a", format=form, share=Share(rank, 2))
+
+    def make(writer: ForecastWriter, i: int) -> None:
+        for k in range(len(LEADS)):
+            writer.write(i, k, data[i, k])
+        writer.finish(i)
+
+    stopped = begin(0)
+    make(stopped, 0)
+    stopped._release()
+    next(tmp_path.glob("*/geopotential/" + ("c/0/0/0/0/0" if version == 3 else "0.0.0.0.0"))).write_bytes(b"")
+    first, second = begin(0), begin(1)
+    assert not first.is_done(0)
+    make(second, 1)
+    second.close()
+    assert not second.complete
+    make(first, 0)
+    first.close()
+    assert first.complete and [p.name for p in tmp_path.iterdir()] == [name]
+    with xr.open_dataset(tmp_path / name) as ds:
+        np.testing.assert_array_equal(ds["2m_temperature"].values, data[:, :, 1])
+        np.testing.assert_array_equal(ds["geopotential"].sel(level=500).values, data[:, :, 2])
+
+
 def test_missing_values_of_a_masked_variable_are_kept(tmp_path: Path) -> None:
     channels = ChannelSet((Channel("sea_surface_temperature", None, "K"),))
     data = states(channels=channels)

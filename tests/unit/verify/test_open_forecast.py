@@ -109,6 +109,19 @@ def test_an_ensemble_of_one_is_a_single_forecast(tmp_path: Path) -> None:
     check(tmp_path / "fc.nc")
 
 
+def test_a_further_dimension_of_size_one_is_dropped_and_a_longer_one_is_refused(tmp_path: Path) -> None:
+    ds = weatherbench()
+    ds.assign({"2m_temperature": ds["2m_temperature"].expand_dims(height=[2.0])}).to_netcdf(tmp_path / "one.nc")
+    check(tmp_path / "one.nc")
+    refuse(tmp_path, ds.assign({"2m_temperature": ds["2m_temperature"].expand_dims(height=[2.0, 10.0])}),
+           "'2m_temperature' has 2 values along 'height'")
+
+
+def test_members_of_some_variables_only_are_refused(tmp_path: Path) -> None:
+    ds = weatherbench()
+    refuse(tmp_path, ds.assign(geopotential=ds["geopotential"].expand_dims(number=[1, 2])), "'2m_temperature' has no members where other .* have 2")
+
+
 def test_an_analysis_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, weatherbench().isel(prediction_timedelta=0, drop=True), "no dimension prediction_timedelta")
 
