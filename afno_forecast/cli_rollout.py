@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from .forecast.selection import Selection
     from .forecast.session import Session
 
-_ACT = {"white": ("amplitude", "seed"), "correlated": ("amplitude", "seed", "length_scale"), "lagged": ("lag",), "model": ("seed",),
-        "bred": ("amplitude", "seed", "length_scale", "breeding_cycles")}
-"""Which options act on members of each method."""
-
 
 @dataclass(frozen=True)
 class _Start:
@@ -67,7 +63,7 @@ class _Perturbed:
 
     def perturbation(self) -> Perturbation | None:
         """As the rollout takes it. Raises UsageError for an option that has no effect with the method, or without --perturb."""
-        from .forecast.perturb import Perturbation
+        from .forecast.perturb import SETTINGS, Perturbation
         from .times import parse_duration
 
         lag = None if self.lag is None else parse_duration(self.lag)
@@ -76,10 +72,10 @@ class _Perturbed:
             if chosen:
                 raise click.UsageError(f"--{next(iter(chosen)).replace('_', '-')} does nothing without --perturb; add --perturb correlated")
             return None
-        idle = [name for name in chosen if name not in _ACT[self.perturb]]
+        names = {"length_scale": "length_km", "breeding_cycles": "cycles"}
+        idle = [name for name in chosen if names.get(name, name) not in SETTINGS[self.perturb]]
         if idle:
             raise click.UsageError(f"--{idle[0].replace('_', '-')} does nothing with --perturb {self.perturb}; leave it out")
-        names = {"length_scale": "length_km", "breeding_cycles": "cycles"}
         return Perturbation(self.perturb, **{names.get(name, name): value for name, value in chosen.items()})
 
 

@@ -37,6 +37,10 @@ from ..times import format_duration
 from .rollout import rollout
 
 Method = Literal["white", "correlated", "bred", "lagged", "model"]
+SETTINGS: dict[Method, tuple[str, ...]] = {
+    "white": ("amplitude", "seed"), "correlated": ("amplitude", "seed", "length_km"), "bred": ("amplitude", "seed", "length_km", "cycles"),
+    "lagged": ("lag",), "model": ("seed",)}
+"""What of a perturbation acts on members of each method."""
 Histories = Callable[[NDArray[np.int64]], Tensor]  # init times (B,) -> analyses (B, T, C, H, W)
 Float = NDArray[np.float64]
 _TROPICS = 20.0  # degrees
