@@ -18,6 +18,7 @@ from ..data.tendencies import tendency_std
 from ..errors import ConfigError, DataError
 from ..forecaster import Forecaster, ModelInputs, build_forecaster, require_parity_used, time_steps_of, told_if_unfit, try_network
 from ..times import format_duration, format_instant, parse_duration
+from ..training.config import TrainingConfig
 from ..training.parallel import Layout
 from ..training.stages import with_stages
 from .config import Experiment, separate_periods
@@ -103,12 +104,17 @@ def training_samples(experiment: Experiment, store: Store | DirectStore, forecas
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history,
                     batch_size=config.batch_size, seed=experiment.seed, period=train, delivery=delivery)
     for step, rollout in longest_rollouts(experiment, forecaster).items():
-        largest, (name, size) = loader.num_samples(rollout, step), max(config.batch_sizes.items(), key=lambda item: item[1])
-        if size > largest:
-            raise ConfigError(f"a batch of {size} is larger than the training period's {largest} samples at rollout {rollout}"
-                              f"{f' of {format_duration(step)}' if len(forecaster.time_steps) > 1 else ''}", where=name,
-                              fix=f"use at most {name}={largest}, or a longer training period")
+        of_step = f" of {format_duration(step)}" if len(forecaster.time_steps) > 1 else ""
+        require_enough(config, loader.num_samples(rollout, step), f"rollout {rollout}{of_step}")
     return loader
+
+
+def require_enough(config: TrainingConfig, num_samples: int, rollout: str) -> None:
+    """Raise ConfigError where a batch would hold a sample twice, with so many samples at a rollout (in words)."""
+    name, size = max(config.batch_sizes.items(), key=lambda item: item[1])
+    if size > num_samples:
+        raise ConfigError(f"a batch of {size} is larger than the training period's {num_samples} samples at {rollout}", where=name,
+                          fix=f"use at most {name}={num_samples}, or a longer training period")
 
 
 def longest_rollouts(experiment: Experiment, forecaster: Forecaster) -> dict[int, int]:

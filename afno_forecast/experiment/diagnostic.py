@@ -25,6 +25,7 @@ from ..training.parallel import Layout, ParallelConfig
 from ..training.run_folder import require_new, run_folder
 from ..training.trackers import require_packages
 from ..training.validation import ValidationConfig
+from .build import require_enough
 from .config import Period, RunConfig, separate_periods
 from .resume import require_same, write_config
 
@@ -94,7 +95,8 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     loader = Loader(store, ChannelSet((*forecaster.channels, *outputs)), time_step=forecaster.time_step, history=forecaster.history,
                     batch_size=config.batch_size, seed=experiment.seed, period=train,
                     delivery=Layout().delivery(forecaster, cache_bytes=config.cache_megabytes << 20))
-    _require_enough(loader, config)
+    longest = max(stage.rollout for stage in config.stages)
+    require_enough(config, loader.num_samples(longest), f"rollout {longest}")
     validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
 
     if validator.without_climatology:
@@ -146,15 +148,6 @@ def _spread_of(store: Store, outputs: ChannelSet) -> NDArray[np.float64]:
         raise DataError(f"{', '.join(still)} never changes: there is nothing to learn", where=str(store.path),
                         fix="leave it out of diagnostic.channels")
     return std_O
-
-
-def _require_enough(loader: Loader, config: TrainingConfig) -> None:
-    """Raise ConfigError where a batch would hold a sample twice."""
-    steps = max(stage.rollout for stage in config.stages)
-    largest, (name, size) = loader.num_samples(steps), max(config.batch_sizes.items(), key=lambda item: item[1])
-    if size > largest:
-        raise ConfigError(f"a batch of {size} is larger than the training period's {largest} samples at rollout {steps}", where=name,
-                          fix=f"use at most {name}={largest}, or a longer training period")
 
 
 def _check_leads(experiment: DiagnosticExperiment, forecaster: Forecaster) -> None:
