@@ -322,12 +322,10 @@ def _locked(folder: Path) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass
-        yield True
+            ours = True
+        except OSError as error:
+            ours = not isinstance(error, BlockingIOError)
+        yield ours
     finally:
         os.close(descriptor)
 
@@ -345,12 +343,10 @@ def _recover(folder: Path) -> None:
             with _locked(candidate) as ours:
                 if not ours:
                     return
-                try:
+                with contextlib.suppress(CheckpointError):
                     check_manifest(candidate, FILES)
-                except CheckpointError:
-                    continue
-                candidate.rename(folder)
-                return
+                    candidate.rename(folder)
+                    return
 
 
 def load(folder: Path, on: tuple[Grid, Mapping[str, NDArray[np.float32]]] | None = None) -> Forecaster:

@@ -42,12 +42,12 @@ class Windows:
         """
         count = min(count, len(self))
         hours, hour_N = np.unique(times.at(self.index[:, 0]).second_of_day(), return_inverse=True)
-        place_N, free = np.arange(len(self)), np.ones(len(self), dtype=bool)
+        free = np.ones(len(self), dtype=bool)
         for number, place in enumerate(np.linspace(0, len(self) - 1, count)):
             hour = number % len(hours) if count >= len(hours) else number * len(hours) // count
             wanted = free & (hour_N == hour)
             rows = np.flatnonzero(wanted if wanted.any() else free)
-            free[rows[np.abs(place_N[rows] - place).argmin()]] = False
+            free[rows[np.abs(rows - place).argmin()]] = False
         return self.index[~free]
 
 

@@ -53,7 +53,7 @@ def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> lis
     with torch.no_grad():
         for name, parameter in forecaster.named_parameters():
             given = weights.pop(name, None)
-            if moved and name in _OVER_CELLS:
+            if given is not None and moved and name in _OVER_CELLS:
                 left.append(f"{name}, over other cells of a patch")
             elif given is not None and name in _FIRST and _by_channel(parameter, given, ours, theirs, first=True):
                 (whole if ours == theirs else partly).append(name)
