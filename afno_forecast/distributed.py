@@ -147,7 +147,11 @@ class Axis:
     group: Any = None
     traffic: Counter[str] = field(default_factory=Counter)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __post_init__(self) -> None:
+        if self.size > 1:  # only here: to say what a compiler leaves alone imports the compiler, which takes seconds
+            for name in ("_exchange", "_sum"):
+                object.__setattr__(self, name, torch.compiler.disable(getattr(self, name)))  # type: ignore[no-untyped-call]
+
     def exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: str) -> list[Tensor]:
         """Send `parts[j]` to process j and receive a tensor of `shapes[i]` from each process i; differentiable.
 
@@ -158,6 +162,9 @@ class Axis:
         """
         if self.size == 1:
             return [parts[0].reshape(tuple(shapes[0]))]
+        return self._exchange(parts, shapes, purpose)
+
+    def _exchange(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]], purpose: str) -> list[Tensor]:
         send, receive = [p.numel() for p in parts], [_count(s) for s in shapes]
         flat = torch.cat([p.reshape(-1) for p in parts])
         arrived: Tensor = _Exchange.apply(flat, self, send, receive, purpose)  # type: ignore[no-untyped-call]
@@ -172,11 +179,11 @@ class Axis:
         """The parts of all processes, joined along a dimension, on every process; differentiable."""
         return torch.cat(self.exchange([part] * self.size, shapes, purpose), dim)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def sum(self, value: Tensor, purpose: str) -> Tensor:
         """The sum of all processes' values, on every process; differentiable."""
-        if self.size == 1:
-            return value
+        return value if self.size == 1 else self._sum(value, purpose)
+
+    def _sum(self, value: Tensor, purpose: str) -> Tensor:
         total: Tensor = _Sum.apply(value, self, purpose)  # type: ignore[no-untyped-call]
         return total
 

@@ -183,6 +183,8 @@ def _make(name: _Table, grid: _Grid, bands: Bands, dtype: torch.dtype, device: t
 _cached = lru_cache(maxsize=256)(_make)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _known(name: _Table, grid: _Grid, bands: Bands, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return _cached(name, grid, bands, dtype, device)
+
+
+_known._dynamo_marked_constant = True  # type: ignore[attr-defined] # torch.compiler.assume_constant_result, without seconds of importing the compiler

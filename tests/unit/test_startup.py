@@ -55,3 +55,11 @@ def test_doctor_within_two_seconds(record_property):
 def test_doctor_does_not_import_torch():
     code = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {RUN}"
     assert run("doctor", code=code).stdout.splitlines()[-1] == "False"
+
+
+def test_no_module_imports_the_compiler():
+    """Importing torch.compile's parts takes longer than a forecast; `training.compile` brings them when they are wanted."""
+    code = ("import importlib, pkgutil, sys, afno_forecast; [importlib.import_module(m.name) for m in pkgutil.walk_packages(afno_forecast.__path__, "
+            "'afno_forecast.') if not m.name.endswith('__main__')]; print(*{'torch', 'torch._dynamo', 'sympy'} & set(sys.modules))")
+    done = run(code=code)
+    assert done.stdout.split() == ["torch"], done.stdout + done.stderr
