@@ -167,8 +167,9 @@ def build_scores(scores: xr.Dataset, *, metric: str = "rmse", variables: Sequenc
     curves = read_curves(scores, metric=metric, variables=variables, region=region)
     columns = min(len(curves), 3) if len(curves) != 4 else 2
     rows = -(-len(curves) // columns)
-    wide, tall, gap_x, gap_y, left, top, bottom = 3.2, 2.15, 0.85, 0.95, 0.85, 1.5, 0.62
-    width = max(left + columns * wide + (columns - 1) * gap_x + 0.35, 6.8)
+    tall, gap_x, gap_y, left, right, top, bottom = 2.15, 0.85, 0.95, 0.85, 0.35, 1.5, 0.62
+    wide = max(3.2, (6.8 - left - right - (columns - 1) * gap_x) / columns)
+    width = left + columns * wide + (columns - 1) * gap_x + right
     height = top + rows * tall + (rows - 1) * gap_y + bottom
     figure = style.new_figure(width, height, dpi)
     source, simulated = describe_source(scores.attrs)

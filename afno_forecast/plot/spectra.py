@@ -101,8 +101,9 @@ def read_spectra(scores: xr.Dataset, name: str) -> SpectraOfVariable:
 def build_spectra(found: SpectraOfVariable, scores: xr.Dataset, dpi: float = 150) -> Figure:
     """The page as a figure: a column a band, energy above, ratio of forecast to truth below."""
     count = len(found.bands)
-    wide, gap, left, right, top, upper, between, lower, bottom = 3.1, 0.4, 0.95, 0.3, 1.95, 2.5, 0.22, 1.35, 0.95
-    width, height = max(left + count * wide + (count - 1) * gap + right, 7.6), top + upper + between + lower + bottom
+    gap, left, right, top, upper, between, lower, bottom = 0.4, 0.95, 0.3, 1.95, 2.5, 0.22, 1.35, 0.95
+    wide = max(3.1, (7.6 - left - right - (count - 1) * gap) / count)
+    width, height = left + count * wide + (count - 1) * gap + right, top + upper + between + lower + bottom
     figure = style.new_figure(width, height, dpi)
     colours = [matplotlib.colormaps["plasma"](x) for x in np.linspace(0.08, 0.82, len(found.leads))]
     tops: list[Axes] = []
