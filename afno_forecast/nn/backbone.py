@@ -79,14 +79,20 @@ def _for_poles(config: PlainConfig | HierarchicalConfig, boundary: Boundary, *, 
     polar = boundary in POLAR
     if transfer and not polar:
         return replace(config, latitude="periodic", odd_channels=0.0)
-    if transfer and config.latitude == "double_with_poles" and boundary == "sphere":
-        return replace(config, latitude="double")
-    if config.latitude == "double_with_poles" and boundary != "sphere_with_poles":
-        raise ValueError("latitude double_with_poles is for rows that lie on the poles, which this grid does not have; use double")
+    if config.latitude == "double_with_poles" and (boundary != "sphere_with_poles" or _rows_of_token(config) > 1):
+        if transfer:
+            return replace(config, latitude="double")
+        which = "this grid does not have" if boundary != "sphere_with_poles" else f"tokens of {_rows_of_token(config)} rows do not"
+        raise ValueError(f"latitude double_with_poles is for rows that lie on the poles, which {which}; use double")
     if not polar and (config.latitude != "periodic" or config.odd_channels):
         raise ValueError(f"latitude {config.latitude} and odd_channels {config.odd_channels} are for rows that end at the poles, which a grid with "
                          f"boundary {boundary} does not have; leave both out")
     return config
+
+
+def _rows_of_token(config: PlainConfig | HierarchicalConfig) -> int:
+    """Rows of the grid in a token of the mixer."""
+    return config.coarsen[0] * (config.patch[0] if isinstance(config, PlainConfig) else 2 ** (len(config.widths) - 1))
 
 
 def _band_unit(config: BlockConfig, boundary: Boundary, extent: tuple[float, float]) -> tuple[float, float]:
@@ -135,10 +141,11 @@ class PlainBackbone(nn.Module):
         self.conditions, self.coarsen, self.boundary = config.conditions, config.coarsen, boundary
         parity_C, out_parity_C = parity
         self.register_buffer("out_parity_C", out_parity_C, persistent=False)
-        inner = boundary if config.coarsen == (1, 1) else _coarse(boundary)
+        inner = boundary if config.coarsen[0] == 1 else _coarse(boundary)
+        self.latitude, self.inner = config.latitude, inner
         weights_patch = config.weights_patch or config.patch
         self.stem = PatchEmbed(in_channels, config.width, weights_patch, inner, parity_C=parity_C, overlap=config.overlap)
-        self.blocks = _blocks(config, config.width, _coarse(boundary), unit)
+        self.blocks = _blocks(config, config.width, inner, unit)
         self.norm = Norm(config.width, conditioned=config.conditions > 0)
         recover = PatchRecovery(config.width, config.decoder_channels or out_channels, weights_patch)
         self.recover = recover if config.decoder_channels else None
@@ -174,7 +181,7 @@ class HierarchicalBackbone(nn.Module):
         parity_C, out_parity_C = parity
         self.register_buffer("out_parity_C", out_parity_C, persistent=False)
         widths = config.widths
-        edges = [boundary if config.coarsen == (1, 1) else _coarse(boundary)] + [_coarse(boundary)] * (len(widths) - 1)
+        edges = [boundary if config.coarsen[0] == 1 else _coarse(boundary)] + [_coarse(boundary)] * (len(widths) - 1)
         finer = range(len(widths) - 1)
 
         conditioned, odd = config.conditions > 0, config.odd_channels
@@ -255,6 +262,11 @@ def set_patch(module: nn.Module, patch: tuple[int, int]) -> None:
     """Let the plain networks within work with another patch, for one checkpoint with several: their weights are resampled by area."""
     for network in module.modules():
         if isinstance(network, PlainBackbone):
+            if network.latitude == "double_with_poles" and patch[0] > 1:
+                raise ValueError(f"latitude double_with_poles is for rows that lie on the poles, which tokens of {patch[0]} rows do not")
+            for part in network.blocks.modules():
+                if isinstance(part, BoundaryConv):
+                    part.boundary = network.inner if patch[0] == 1 else _coarse(network.inner)
             for part in network.modules():
                 if isinstance(part, PatchEmbed | PatchRecovery):
                     if part.weights_patch != patch and isinstance(part, PatchEmbed) and part.overlap:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from afno_forecast.nn.backbone import HierarchicalConfig, PlainConfig, build_backbone, muon_parameters, num_parameters, set_patch
+from afno_forecast.nn.padding import pad
 
 PLAIN = PlainConfig(patch=(2, 3), width=16, depth=2, num_blocks=4)
 HIERARCHICAL = HierarchicalConfig(widths=(8, 16), depth=1, num_blocks=4)
@@ -168,3 +169,22 @@ def test_the_direct_map_starts_at_zero_and_adds_a_linear_map_of_each_cell(config
         new.direct.weight.copy_(torch.tensor([[0.5, 0.0, -1.0], [0.0, 2.0, 0.25]]))
         new.direct.bias.fill_(0.125)
     torch.testing.assert_close(run(new, field), torch.einsum("oc,bchw->bohw", new.direct.weight.detach(), field) + 0.125)
+
+
+@pytest.mark.parametrize("boundary", ["sphere", "sphere_with_poles"])
+@pytest.mark.parametrize("change", [{"patch": (1, 1)}, {"patch": (1, 3)}, {"patch": (1, 1), "coarsen": (1, 2)},
+                                    {"patch": (1, 1), "weights_patch": (2, 2)}], ids=str)
+@torch.no_grad()
+def test_tokens_that_are_rows_of_the_grid_see_beyond_it_as_its_cells_do(boundary: Any, change: dict[str, Any]) -> None:
+    """The rows that padding puts beyond the edges, or the same as part of the field: convolutions that are the same upside down do not tell."""
+    torch.manual_seed(3)
+    config = replace(PLAIN, mixer="identity", num_blocks=8, local=True, decoder_channels=5, **change)
+    network = build_backbone(config, 3, 2, boundary)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+        if parameter.ndim == 4:
+            parameter += parameter.flip(2)
+    field, around = torch.randn(2, 3, 7, 12), 5
+    field[:, :, [0, -1]] += field[:, :, [0, -1]].roll(6, -1)  # where the row is the pole, half a turn leads to the same point
+    continued = network(pad(field, around, 0, boundary))[:, :, around:-around]
+    torch.testing.assert_close(network(field), continued, rtol=1e-4, atol=1e-5)
