@@ -135,21 +135,23 @@ class MapPanel:
         """Wind on an even raster of the page, turned with the projection; u east, v north in m/s, shape (H, W). `arrows` or `barbs`."""
         columns = columns if form == "arrows" else round(0.8 * columns)
         longitude, latitude = self.view.pixels(columns)
-        inside = np.isfinite(longitude) & (np.abs(latitude) < 88)
+        on_globe = not isinstance(grid, BoxGrid)
+        inside = np.isfinite(longitude) & (np.abs(latitude) < 88) if on_globe else np.ones(longitude.shape, dtype=bool)
         x, y = raster(self.view.extent, columns, self.view.aspect)
         inside &= self._outline.get_path().contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
         x, y, longitude, latitude = x[inside], y[inside], longitude[inside], latitude[inside]
         east, north = (make_sampler(grid, longitude, latitude)(part, is_vector=True).astype(np.float64) for part in (u, v))
         speed = np.hypot(east, north)
-        tiny = 1e-3 / np.maximum(speed, 1e-9)
-        ahead_x, ahead_y = self.view.project(longitude + east * tiny / np.cos(np.deg2rad(latitude)), latitude + north * tiny)
+        tiny = (1e-3 if on_globe else 1e-5 * (self.view.extent[1] - self.view.extent[0])) / np.maximum(speed, 1e-9)
+        narrowing = np.cos(np.deg2rad(latitude)) if on_globe else 1.0
+        ahead_x, ahead_y = self.view.project(longitude + east * tiny / narrowing, latitude + north * tiny)
         towards_x, towards_y = ahead_x - x, (ahead_y - y) * self.view.stretch
         length = np.hypot(towards_x, towards_y)
         good = np.isfinite(length) & (length > 0) & (length < 0.01 * (self.view.extent[1] - self.view.extent[0])) & np.isfinite(speed)
         factor = speed[good] / length[good]
         shown = x[good], y[good], towards_x[good] * factor, towards_y[good] * factor
         if form == "barbs":
-            self._clip(self.axes.barbs(*shown, length=4.6, linewidth=0.55, color=INK, flip_barb=latitude[good] < 0, zorder=4.2,
+            self._clip(self.axes.barbs(*shown, length=4.6, linewidth=0.55, color=INK, flip_barb=(latitude[good] < 0) & on_globe, zorder=4.2,
                                        sizes={"emptybarb": 0.08, "spacing": 0.16, "height": 0.38},
                                        barb_increments={"half": 2.5, "full": 5, "flag": 25}))
             return

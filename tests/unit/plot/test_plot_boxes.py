@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 from PIL import Image
 
 from afno_forecast.errors import ConfigError
 from afno_forecast.grid import BoxGrid
+from afno_forecast.plot import style
 from afno_forecast.plot.boxes import BoxSampler, box_view
+from afno_forecast.plot.canvas import MapPanel
 from afno_forecast.plot.choices import Look, When
 from afno_forecast.plot.maps import plot_compare, plot_map
 
@@ -32,6 +35,19 @@ def test_a_box_is_drawn_whole_and_compared_with_its_truth(tmp_path):
             assert image.convert("L").getextrema() != (255, 255)
     with pytest.raises(ConfigError, match="a box has no projection"):
         plot_map(ds, "density", tmp_path / "map.png", when=When(lead="2h"), look=Look("robinson"))
+
+
+@pytest.mark.parametrize("side", [1e-3, 6.28, 100.0, 512.0, 1e5])
+@pytest.mark.parametrize("form", ["arrows", "barbs"])
+def test_wind_in_a_box_of_any_size_points_where_it_blows(side: float, form: str):
+    grid = BoxGrid((np.arange(5) + 0.5) * side / 5 - 0.7 * side, (np.arange(8) + 0.5) * side / 8)
+    figure = Figure(figsize=(4, 4))
+    panel = MapPanel(figure, (0, 0, 1, 1), box_view(grid), grid, style.symmetric([np.ones((5, 8))]))
+    panel.wind(np.full((5, 8), 3.0), np.full((5, 8), -3.0), grid, form)
+    drawn = next(c for c in panel.axes.collections if hasattr(c, "u" if form == "barbs" else "U"))
+    u, v = (drawn.u, drawn.v) if form == "barbs" else (drawn.U, drawn.V)
+    assert len(u) > 500
+    np.testing.assert_allclose(np.arctan2(v, u), -np.pi / 4, atol=1e-6)
 
 
 def test_the_sampler_is_linear_and_goes_round_where_the_box_does():
