@@ -21,7 +21,7 @@ from .style import FAINT, MUTED, say
 
 Float = NDArray[np.float64]
 _USEFUL = 0.6  # anomaly correlation down to which a forecast is customarily called useful
-_UNITLESS = ("acc", "skill", "activity", "ratio")  # in files that do not say
+_UNITLESS = ("acc", "vrmse", "spread_skill", "seeps", "sedi", "quantile_ratio")  # beginnings of their names, in files that do not say
 _NAMES = {"rmse": "RMSE", "bias": "Bias", "acc": "Anomaly correlation", "acc_mean_of_inits": "Anomaly correlation (mean of inits)",
           "mae": "Mean absolute error", "crps": "CRPS", "spread": "Spread", "skill": "RMSE of the ensemble mean", "spread_skill": "Spread / skill",
           "vrmse": "VRMSE", "seeps": "SEEPS", "sedi": "SEDI"}

@@ -86,17 +86,18 @@ def read_card(scores: xr.Dataset, *, metric: str = "rmse", reference: str | None
     if not common:
         raise DataError("the scores have no variable and lead in common with the reference", fix="give score files of the same variables and leads")
     leads = thinned(common)
+    relative = metrics_of(scores)[metric].has_units
     change, chance = [], []
     tests = None if against is not None else _significant(scores, metric, reference, region)
     for curve in curves:
         model = curve.lines["model"][[curve.leads.tolist().index(lead) for lead in leads]]
         steps, values = theirs[curve.short]
-        change.append(_change(model, values[[steps.tolist().index(lead) for lead in leads]], better, bool(curve.units)))
+        change.append(_change(model, values[[steps.tolist().index(lead) for lead in leads]], better, relative))
         if tests is not None:
             p = tests.get(curve.short)
             chance.append(np.zeros(len(leads), dtype=bool) if p is None else ~(p[[curve.leads.tolist().index(lead) for lead in leads]] < _LEVEL))
     rows = [(c.label[:1].upper() + c.label[1:].partition(" at ")[0], c.label.partition(" at ")[2], c.short) for c in curves]
-    return Card(rows, np.array(leads), np.stack(change), np.stack(chance) if tests is not None else None, bool(curves[0].units), better == "higher",
+    return Card(rows, np.array(leads), np.stack(change), np.stack(chance) if tests is not None else None, relative, better == "higher",
                 reference)
 
 

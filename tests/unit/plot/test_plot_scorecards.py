@@ -31,6 +31,16 @@ def test_a_score_without_units_is_compared_by_difference_and_more_is_better(scor
     assert blue[2] > blue[0], "better is blue"
 
 
+@pytest.mark.parametrize("first", ["sea_ice_cover", "2m_temperature"])
+def test_quantities_without_units_are_compared_as_the_others_are(scores: xr.Dataset, first: str) -> None:
+    surface = scores[["2m_temperature", "num_inits"]]
+    both = surface.assign(sea_ice_cover=surface["2m_temperature"].copy(data=0.001 * surface["2m_temperature"].values).assign_attrs(units="1"))
+    card = read_card(both[[first, *(n for n in both.data_vars if n != first)]])
+    assert card.relative and [row[2] for row in card.rows].index("t2m") == (first != "2m_temperature")
+    np.testing.assert_allclose(card.change_RL[0], card.change_RL[1])
+    assert np.abs(card.change_RL).max() > 20
+
+
 def test_bias_counts_by_its_distance_from_zero(scores: xr.Dataset) -> None:
     spoilt = scores.assign_coords(metric=[m if m != "acc" else "bias_persistence" for m in scores.metric.values])
     card = read_card(spoilt, metric="bias")
