@@ -26,6 +26,8 @@ _SIGNED = ("u_component_of_wind", "v_component_of_wind", "10m_u_component_of_win
 _RAIN_LEVELS = np.array([0.1, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200])
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STEPS = np.array([1.0, 2.0, 2.5, 4.0, 5.0])
+_ROUNDING = 1e-9  # of its size: differences of a field that a calculation in double precision may make of nothing
+_READABLE = 1e-5  # of its size: differences that six digits show
 _OWN_STEPS = {"geopotential": np.array([1.0, 2.0, 3.0, 4.0, 6.0]), "mean_sea_level_pressure": np.array([1.0, 2.0, 4.0, 5.0])}
 
 
@@ -61,7 +63,9 @@ def nice_step(span: float, count: int, steps: Float = _STEPS) -> float:
 
 
 def _around(low: float, high: float, count: int, steps: Float) -> Float:
-    step = nice_step(high - low, count, steps)
+    size = max(abs(low), abs(high))
+    constant = high - low <= _ROUNDING * size
+    step = max(1.0, nice_step(_READABLE * size, 1, steps)) if constant else nice_step(high - low, count, steps)
     first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
     return _multiples(np.arange(first, max(last, first + 1) + 1, dtype=np.float64), step)
 

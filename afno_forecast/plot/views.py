@@ -26,6 +26,7 @@ Float = NDArray[np.float64]
 Region = tuple[float, float, float, float]
 NATURAL_EARTH = Path(__file__).parent / "natural_earth"
 NAMES = ("robinson", "platecarree", "equalearth", "mollweide", "orthographic", "npolar", "spolar", "lambert")
+_CUT = ("robinson", "platecarree", "equalearth", "mollweide", "lambert")  # along the meridian opposite to their centre
 _POLAR_EDGE = 20.0  # latitude at the rim of a polar map
 _FARTHEST = 30.0  # latitude on the other hemisphere up to which a polar map is drawn
 
@@ -133,7 +134,8 @@ def view_for(grid: Grid, projection: str | None = None, region: Region | None = 
             left - half, float(grid.longitude[-1]) + half, float(rows[0]), float(rows[-1]))
     if region is not None:
         west, east, south, north = (float(v) for v in region)
-        reason = ("west and east are the same" if west == east else "" if np.isfinite([west, east]).all() else "west and east are no degrees")
+        reason = ("west and east are no degrees" if not np.isfinite([west, east]).all() else "west and east are the same" if west == east
+                  else "it goes more than once around the globe" if east - west > 360 + 1e-6 else "")
         if not (-90 <= south <= 90 and -90 <= north <= 90):
             reason = "latitudes lie between -90 and 90"
         elif south >= north:
@@ -141,7 +143,13 @@ def view_for(grid: Grid, projection: str | None = None, region: Region | None = 
         if reason:
             raise ConfigError(f"{west:g}/{east:g}/{south:g}/{north:g} is no region: {reason}", where="--region",
                               fix="give west, east, south and north in degrees, for example --region -30/45/30/75")
-        span = east - west if 0 < east - west <= 360 else (east - west) % 360
+        span = min(east - west, 360.0) if west < east else (east - west) % 360 or 360.0
+        if center is not None and name in _CUT:
+            if span == 360:
+                west = center[0] - 180
+            elif 1e-6 < (center[0] + 180 - west) % 360 < span - 1e-6:
+                raise ConfigError(f"a {name} map centred on {center[0]:g} is cut at {degrees_text(center[0] + 180, True)}, inside the region",
+                                  where="--center", fix="leave --center out")
         region = (west, west + span, south, north)
     return _make(name, region, center)
 
@@ -170,7 +178,7 @@ def _projection(name: str, longitude: float, latitude: float) -> Any:
         "npolar": lambda: crs.NorthPolarStereo(central_longitude=longitude),
         "spolar": lambda: crs.SouthPolarStereo(central_longitude=longitude),
         "lambert": lambda: crs.LambertConformal(central_longitude=longitude, central_latitude=latitude, cutoff=-89 if latitude >= 0 else 89,
-                                                standard_parallels=(latitude - 12, latitude + 12)),
+                                                standard_parallels=tuple(np.clip((latitude - 12, latitude + 12), -89, 89))),
     }
     return makers[name]()
 
@@ -245,7 +253,7 @@ def _coasts(crs: Any) -> tuple[Float, ...]:
 
 
 def _spacing(span: float) -> float:
-    return next((step for step in (1.0, 2.0, 5.0, 10.0, 15.0, 30.0) if span / step <= 7), 60.0)
+    return next((step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0) if span / step <= 7), 60.0)
 
 
 def degrees_text(degrees: float, east: bool) -> str:

@@ -87,10 +87,34 @@ def test_a_polar_map_is_of_its_own_hemisphere(forecast: xr.Dataset, projection: 
 
 @pytest.mark.parametrize(("region", "reason"), [((10, 20, 50, 40), "its south, 50, is not below its north, 40"),
                                                 ((0, 10, 30, 95), "between -90 and 90"),
-                                                ((10, 10, 30, 40), "west and east are the same"), ((np.nan, 10, 30, 40), "are no degrees")])
+                                                ((10, 10, 30, 40), "west and east are the same"), ((np.nan, 10, 30, 40), "are no degrees"),
+                                                ((-200, 200, 30, 40), "more than once around the globe")])
 def test_a_region_that_is_none_is_told_why(forecast: xr.Dataset, region: tuple[float, float, float, float], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         view_for(_field(forecast).grid, None, region)
+
+
+@pytest.mark.parametrize("region", [(180.0, -180.0, 30.0, 75.0), (-180.0, 180.0, 30.0, 75.0), (360.0, 0.0, 30.0, 75.0)])
+def test_the_same_meridian_twice_is_the_whole_circle(forecast: xr.Dataset, region: tuple[float, float, float, float]) -> None:
+    for center in (None, (90.0, 0.0)):
+        left, right, bottom, top = view_for(_field(forecast).grid, None, region, center).extent
+        assert (right - left, bottom, top) == pytest.approx((360, 30, 75), abs=1e-3)
+
+
+@pytest.mark.parametrize("projection", ["platecarree", "robinson", "equalearth", "mollweide", "lambert"])
+def test_a_map_is_not_cut_inside_its_region(forecast: xr.Dataset, projection: str) -> None:
+    grid, region = _field(forecast).grid, (170.0, -170.0, 20.0, 40.0)
+    with pytest.raises(ConfigError, match="is cut at 180°, inside the region"):
+        view_for(grid, projection, region, (0.0, 30.0 if projection == "lambert" else 0.0))
+    view = view_for(grid, projection, region, (-175.0, 30.0 if projection == "lambert" else 0.0))
+    assert np.abs(np.diff(view.outline[:, 0])).max() < 0.2 * (view.extent[1] - view.extent[0])
+
+
+@pytest.mark.parametrize(("region", "center"), [((-30.0, 45.0, 80.0, 90.0), None), ((-30.0, 45.0, -90.0, -75.0), None),
+                                                ((-30.0, 45.0, 30.0, 75.0), (10.0, 85.0))])
+def test_lambert_maps_reach_the_poles(forecast: xr.Dataset, region: tuple[float, float, float, float], center: tuple[float, float] | None) -> None:
+    view = view_for(_field(forecast).grid, "lambert", region, center)
+    assert 0.1 < view.aspect < 2 and np.isfinite(view.outline).all()
 
 
 def test_no_line_runs_along_the_edge_of_a_plateau() -> None:
@@ -235,6 +259,16 @@ def test_a_constant_map_is_drawn_and_an_empty_one_refused(truth: xr.Dataset, tmp
         with pytest.raises(DataError, match="every value of 't2m' is missing"):
             maps.plot_map(empty, out=tmp_path / "m.png", when=FIRST, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("low", "spread"), [(1e16, 0), (9.96921e36, 0), (-1e20, 0), (288.15, 5.7e-14), (1e5, 1.5e-11), (1.0, 2.3e-16)])
+def test_what_is_constant_but_for_rounding_has_levels_that_can_be_told_apart(truth: xr.Dataset, low: float, spread: float) -> None:
+    values = np.full((18, 24), low)
+    values[3:5] += spread
+    field = dataclasses.replace(Series(truth, "t2m").find(time="first"), values=values)
+    assert "2 m temperature" in _words(maps.build_map(field, view_for(field.grid), Look(dpi=30)))
+    levels = style.magnitude("density", [values]).levels
+    assert levels[0] <= low <= levels[-1] and len({f"{level:g}" for level in levels}) == len(levels)
 
 
 def test_maps_are_right_when_eccodes_was_loaded_first(tmp_path: Path) -> None:
