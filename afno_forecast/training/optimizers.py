@@ -37,8 +37,8 @@ class OptimizerConfig(Strict):
     """Largest norm of the whole gradient."""
     warmup: float = Field(default=0.04, ge=0, lt=1)
     """Share of the budget over which the learning rate rises from zero."""
-    schedule: Shape = "cosine"
-    """After that: cosine and linear fall to zero at the end; constant stays; plateau falls when validations no longer get better."""
+    schedule: Shape = "linear"
+    """After that: linear and cosine fall to zero at the end; constant stays; plateau falls when validations no longer get better."""
     patience: int = Field(default=1, ge=0)
     """For plateau: validations without a new best that are borne; the next one lowers the learning rate."""
     factor: float = Field(default=0.5, gt=0, lt=1)

@@ -112,13 +112,13 @@ class RolloutGrowth(Strict):
         return tuple(found)
 
 
-def learning_rate_factor(spent: float, warmup: float, shape: Shape = "cosine", reduced: float = 1.0) -> float:
+def learning_rate_factor(spent: float, warmup: float, shape: Shape, reduced: float = 1.0) -> float:
     """Share of the peak learning rate.
 
     Args:
         spent: share of the budget.
         warmup: share of the budget over which it rises linearly from zero.
-        shape: what follows: a half cosine to zero at 1; a straight line to zero at 1; 1; or `reduced`.
+        shape: what follows: a half cosine to zero at 1; a straight line to zero at 1 (Bergsma et al. 2025, arXiv 2502.15938); 1; or `reduced`.
         reduced: what validations without progress have left of it.
     """
     if spent < warmup:

@@ -9,23 +9,22 @@ from dataclasses import replace
 
 import torch
 from skill import Rows, Setting, arguments, precisions_of, run, slug, table
-from skill_networks import ADVECTED, DAY, DAY_LINEAR, LEAN, OURS, SKILL_ROWS, STRAIGHT, WIDER, hierarchical, plain, unet
+from skill_networks import ADVECTED, DAY, DAY_LINEAR, LEAN, OURS, SKILL_ROWS, STRAIGHT, WIDER, cosine, hierarchical, plain, unet
 
 from afno_forecast.training.loss import LossConfig
-from afno_forecast.training.optimizers import OptimizerConfig
 
 ALONE = hierarchical(local=False, direct=True)
 TWO_STEPS = ((0.7, 1), (1.0, 2))
 
 ABLATION_ROWS: Rows = {
     "ours": SKILL_ROWS["ours"],
-    "wider, learning rate 1e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 1e-3", optimizer=OptimizerConfig(learning_rate=1e-3))),
-    "wider, learning rate 2e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 2e-3", optimizer=OptimizerConfig(learning_rate=2e-3))),
-    "wider, learning rate 8e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 8e-3", optimizer=OptimizerConfig(learning_rate=8e-3))),
+    "wider, learning rate 1e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 1e-3", optimizer=cosine(learning_rate=1e-3))),
+    "wider, learning rate 2e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 2e-3", optimizer=cosine(learning_rate=2e-3))),
+    "wider, learning rate 8e-3": (hierarchical(widths=WIDER), replace(OURS, name="lr 8e-3", optimizer=cosine(learning_rate=8e-3))),
     "wider, batch 2": (hierarchical(widths=WIDER), replace(OURS, name="batch 2", batch=2)),
     "wider, batch 2, learning rate 1e-3": (hierarchical(widths=WIDER), replace(OURS, name="batch 2, lr 1e-3", batch=2,
-                                                                               optimizer=OptimizerConfig(learning_rate=1e-3))),
-    "AdamW for all": (hierarchical(), replace(OURS, name="AdamW", optimizer=OptimizerConfig(learning_rate=2e-3, muon=False))),
+                                                                               optimizer=cosine(learning_rate=1e-3))),
+    "AdamW for all": (hierarchical(), replace(OURS, name="AdamW", optimizer=cosine(learning_rate=2e-3, muon=False))),
     "last weights": (hierarchical(), replace(OURS, name="no average", average=0.0)),
     "one step only": (hierarchical(), replace(OURS, name="one step", stages=((1.0, 1),))),
     "wider, two steps at most": (hierarchical(widths=WIDER), replace(OURS, name="1, 2 from 60 %", stages=((0.6, 1), (1.0, 2)))),
@@ -40,7 +39,7 @@ ABLATION_ROWS: Rows = {
     "mixer alone, direct": (hierarchical(local=False, direct=True), OURS),
     "mixer alone, advection, direct": (hierarchical(local=False, direct=True), ADVECTED),
     "advection, learning rate 2e-3": (hierarchical(local=False, direct=True), replace(ADVECTED, name="advection, lr 2e-3",
-                                                                                      optimizer=OptimizerConfig(learning_rate=2e-3))),
+                                                                                      optimizer=cosine(learning_rate=2e-3))),
     "mixer gfn": (hierarchical(mixer="gfn", tokens=(8, 16)), OURS),
     "mixer legacy": (hierarchical(mixer="legacy"), OURS),
     "mixer fno": (hierarchical(mixer="fno", num_bands=4), OURS),

@@ -27,7 +27,7 @@ from skill_networks import Build, Recipe, hierarchical, plain
 from afno_forecast.data.store import Store
 from afno_forecast.training.optimizers import OptimizerConfig
 
-SINGLE = Recipe("single steps", ((1.0, 1),), OptimizerConfig(learning_rate=4e-3), average=0.99, batch=4)
+SINGLE = Recipe("single steps", ((1.0, 1),), OptimizerConfig(learning_rate=4e-3, schedule="cosine"), average=0.99, batch=4)
 SHALLOW, DEEP = (32, 64), (32, 64, 128)
 PLAIN = {"patch": (2, 2), "width": 96, "depth": 4, "local": True, "mlp_ratio": 2.0}
 SPHERE = {"latitude": "double"}

@@ -77,7 +77,7 @@ def rows_of(experiment: str, setting: Setting) -> Rows:
     backbone = setting.experiment.model.backbone
     ours = Recipe("ours", tuple((stage.until, stage.rollout) for stage in training.stages), training.optimizer, training.average,
                   training.batch_size, ())
-    adam = OptimizerConfig(muon=False, learning_rate=rival.learning_rate)
+    adam = OptimizerConfig(muon=False, learning_rate=rival.learning_rate, schedule="cosine")
     common = Recipe("common", ((1.0, 1),), adam, 0.0, training.batch_size, ())
     latitude = {"latitude": "double"} if experiment == "shallow_water" else {}
     fine = plain(patch=(1, 1), width=48, depth=4, mlp_ratio=2, num_bands=6, num_blocks=4, local=True, **latitude)

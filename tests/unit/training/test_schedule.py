@@ -31,7 +31,7 @@ def train(path: Path, *overrides: str) -> list[dict[str, str]]:
 def test_shapes_of_the_learning_rate() -> None:
     for shape in ("cosine", "linear", "constant", "plateau"):
         assert learning_rate_factor(0.05, 0.1, shape) == pytest.approx(0.5)
-    assert [learning_rate_factor(s, 0.1) for s in (0.1, 0.55, 1.0)] == pytest.approx([1, 0.5, 0])
+    assert [learning_rate_factor(s, 0.1, "cosine") for s in (0.1, 0.55, 1.0)] == pytest.approx([1, 0.5, 0])
     assert [learning_rate_factor(s, 0.1, "cosine") for s in (0.325, 0.775)] == pytest.approx([0.5 + 0.5**1.5, 0.5 - 0.5**1.5])
     assert [learning_rate_factor(s, 0.1, "linear") for s in (0.1, 0.325, 0.775, 1.0, 1.1)] == pytest.approx([1, 0.75, 0.25, 0, 0])
     assert learning_rate_factor(0.9, 0.1, "constant", 0.25) == 1 and learning_rate_factor(0.9, 0.1, "plateau", 0.25) == 0.25
