@@ -74,7 +74,7 @@ def identify(file_name: str, attrs: Mapping[str, Any], *, on_pressure: bool, hei
         file_name: its name in the file.
         attrs: its attributes; `standard_name`, `units`, `long_name`, `cell_methods` and cfgrib's `GRIB_*` are used.
         on_pressure: whether it has pressure levels as a dimension or a scalar coordinate.
-        height: height above ground in metres of a scalar coordinate, if there is one.
+        height: height above ground in metres of a scalar coordinate, if there is one; of a name with a level only where the two are equal.
         varies: whether it has a time dimension.
 
     Raises:
@@ -84,7 +84,8 @@ def identify(file_name: str, attrs: Mapping[str, Any], *, on_pressure: bool, hei
     if standard_name.lower() in _NO_NAME:
         standard_name = ""
     named, level = _by_name(file_name, attrs)
-    if level is not None and height is None:
+    beside = height
+    if level is not None and height != level:  # a scalar height stands beside all variables of a file
         metres = _METRES.search(_text(attrs, "long_name") or _text(attrs, "GRIB_name"))
         above = _text(attrs, "GRIB_typeOfLevel") == "heightAboveGround"
         height = float(metres[1]) if metres else float(level) if above else None
@@ -95,6 +96,8 @@ def identify(file_name: str, attrs: Mapping[str, Any], *, on_pressure: bool, hei
     if extreme:
         chosen = f"{chosen}_{extreme[1].lower()}"
         remark = f"'{file_name}' is a {extreme[1].lower()} over time: kept as '{chosen}'"
+    elif level is not None and beside is not None:
+        remark = remark or f"the height {beside:g} m beside '{file_name}' is not its level: ignored"
     known = BY_NAME.get(chosen)
     if known is None and split_name(chosen)[0] != chosen:
         raise DataError(f"'{file_name}' is not {split_name(chosen)[0]}: {_why_not(standard_name, on_pressure)}",

@@ -166,6 +166,20 @@ def test_a_size_one_height_names_the_variable(tmp_path: Path) -> None:
     assert "'height' of size one" in messages(source)
 
 
+@pytest.mark.parametrize(("height", "with_standard_name"), [(2.0, True), (2.0, False), (100.0, True)])
+def test_a_scalar_height_is_that_of_a_name_with_a_level_only_where_the_two_are_equal(tmp_path: Path, height: float, with_standard_name: bool) -> None:
+    ds = make()[["t2m"]].rename(t2m="tas").assign_coords(height=((), height, {"units": "m"}))
+    wind = ("m s-1", "eastward_wind")
+    kinds = {"t850": ("K", "air_temperature"), "z500": ("m2 s-2", "geopotential"), "u850": wind, "u100": wind}
+    for number, (name, (units, standard_name)) in enumerate(kinds.items()):
+        ds[name] = (ds["tas"] + number).assign_attrs(units=units, **({"standard_name": standard_name} if with_standard_name else {}))
+    source = open_source(written(ds, tmp_path / "a.nc"))
+    high = "100m_u_component_of_wind" if height == 100 else "u_component_of_wind@100"
+    assert set(source.channels.names) == {"2m_temperature", "temperature@850", "geopotential@500", "u_component_of_wind@850", high}
+    np.testing.assert_array_equal(source.dataset["temperature"].sel(level=850).values, ds["t850"].values)
+    assert f"the height {height:g} m beside 't850' is not its level: ignored" in messages(source)
+
+
 def test_unknown_quantities_keep_names_and_units(tmp_path: Path) -> None:
     ds = make()[["t2m"]].rename(t2m="concentration")
     ds["concentration"].attrs = {"units": "mol m**-3"}
