@@ -191,7 +191,7 @@ def _roles(array: xr.DataArray, axes: Axes, name: str, where: str, ledger: Ledge
                 ledger.note(f"dimension '{dim}' of size one ({value}) dropped", where)
         else:
             raise DataError(_no_place(array, dim, size, axes, name))
-    if time_dim is None and "" in axes.time:
+    if time_dim is None and set(axes.time) == {""}:  # beside times along a dimension, a scalar one is not that of a field without
         time_dim = ""
     for member in _ENSEMBLE:
         if member in array.coords and array[member].ndim == 0 and np.any(array[member].values != 0):

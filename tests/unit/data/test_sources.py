@@ -180,6 +180,16 @@ def test_a_scalar_height_is_that_of_a_name_with_a_level_only_where_the_two_are_e
     assert f"the height {height:g} m beside 't850' is not its level: ignored" in messages(source)
 
 
+@pytest.mark.parametrize("name", ["forecast_reference_time", "valid_time"])
+def test_a_scalar_time_beside_a_series_is_not_that_of_constant_fields(tmp_path: Path, name: str) -> None:
+    ds = make().drop_vars("orography").assign_coords({name: ((), TIMES[2], {"standard_name": name if "_ref" in name else "time"})})
+    ds["slt"] = (("latitude", "longitude"), np.arange(45.0).reshape(5, 9), {"units": "1"})
+    source = open_source(written(ds, tmp_path / "a.nc"))
+    assert len(source.times) == 7 and source.static.names == ("slt",) and "slt" not in source.channels.names
+    alone = open_source(written(ds[["slt"]], tmp_path / "b.nc"))
+    assert len(alone.times) == 1 and alone.channels.names == ("slt",)
+
+
 def test_unknown_quantities_keep_names_and_units(tmp_path: Path) -> None:
     ds = make()[["t2m"]].rename(t2m="concentration")
     ds["concentration"].attrs = {"units": "mol m**-3"}
