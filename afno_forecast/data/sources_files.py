@@ -160,19 +160,29 @@ def small_chunk_caches() -> Iterator[None]:
 
 
 def _open_xarray(path: Path, engine: str) -> xr.Dataset:
-    options: dict[str, Any] = {"engine": engine, "chunks": None, "decode_timedelta": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr without consolidated metadata, times outside nanoseconds: both are handled
         try:
+            ds = xr.open_dataset(path, engine=engine, chunks=None, decode_cf=False)
+            if engine == "netcdf4":
+                _declare_fill(ds)
             try:
-                return xr.open_dataset(path, **options)
+                return xr.decode_cf(ds, decode_timedelta=False)
             except ValueError as error:
                 if "decode" not in str(error):
                     raise
-                return xr.open_dataset(path, **options, decode_times=False)
+                return xr.decode_cf(ds, decode_times=False, decode_timedelta=False)
         except READ_ERRORS as error:
             raise DataError(f"cannot be opened; it is truncated or damaged ({first_line(error)})", where=str(path),
                             fix="fetch or write the file again") from error
+
+
+def _declare_fill(ds: xr.Dataset) -> None:
+    """Name netCDF's fill of never written values where undecoded integer fields name none, as the library itself masks it; bytes have none."""
+    for variable in ds.variables.values():
+        dtype = variable.dtype
+        if variable.ndim > 1 and dtype.kind in "iu" and dtype.itemsize > 1 and "_FillValue" not in variable.attrs:
+            variable.attrs["_FillValue"] = dtype.type(netCDF4.default_fillvals[dtype.str[1:]])
 
 
 def _open_grib(path: Path) -> list[xr.Dataset]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cftime
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
@@ -208,6 +209,23 @@ def test_unwritten_netcdf_values_are_missing_not_huge(tmp_path: Path) -> None:
     ds["t2m"][1, 2, 3] = np.float32(9.969209968386869e36)  # the library's default fill, without an attribute that says so
     ds.to_netcdf(tmp_path / "a.nc", engine="netcdf4", encoding={"t2m": {"_FillValue": None}})
     assert int(np.isnan(open_source(tmp_path / "a.nc").dataset["2m_temperature"].values).sum()) == 1
+
+
+@pytest.mark.parametrize("kind", ["i2", "u2", "i4"])
+@pytest.mark.parametrize("form", ["NETCDF4", "NETCDF3_64BIT_DATA"])
+def test_unwritten_values_of_packed_netcdf_are_missing(tmp_path: Path, form: str, kind: str) -> None:
+    ds = series(0, 4).assign(flags=(("latitude", "longitude"), np.arange(40, dtype="i1").reshape(5, 8) - 127, {"units": "1"}))
+    ds.to_netcdf(tmp_path / "a.nc", format=form, engine="netcdf4")
+    with netCDF4.Dataset(tmp_path / "a.nc", "a") as file:
+        packed = file.createVariable("msl", kind, file["t2m"].dimensions)
+        packed.setncatts({"units": "Pa", "scale_factor": 0.25, "add_offset": 100_000.0})
+        if kind == "u2":
+            packed.missing_value = np.uint16(9999)
+        packed[:3] = 100_000 + np.arange(120).reshape(3, 5, 8) * 0.25
+    source = open_source(tmp_path / "a.nc").dataset
+    pressure = source["mean_sea_level_pressure"].values
+    np.testing.assert_array_equal(pressure[:3].ravel(), 100_000 + np.arange(120) * 0.25)
+    assert np.isnan(pressure[3]).all() and source["flags"].values.min() == -127
 
 
 def test_absent_zarr_chunks_that_read_as_missing_are_listed(tmp_path: Path) -> None:
