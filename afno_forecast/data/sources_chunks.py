@@ -77,16 +77,26 @@ def check_presence(parts: Sequence[Part], pieces: Sequence[Piece], ledger: Ledge
         if not mine or not is_zarr(Path(part.path)):
             continue
         arrays = {f.file_name: f.array for f in part.findings if f.file_name in mine and f.array is not None}
-        axes = {str(n) for array in arrays.values() for n, c in array.coords.items() if c.dims == (n,)}
+        axes = {str(n): c for array in arrays.values() for n, c in array.coords.items() if c.dims == (n,)}
         for name, absent in absent_chunks(Path(part.path), {*arrays, *axes}):
             where = f"{part.path}, {name}"
             if absent is None:
                 ledger.note(f"'{name}' has too many chunks to look for absent ones", where)
             elif name in arrays:
                 _judge(name, arrays[name], mine[name], absent, where, ledger)
-            elif absent.num_entries() > 1:  # an axis may hold its fill value once, never twice
+            elif absent.num_entries() > 1 or not _runs_on(axes[name], absent.first_cell[0]):  # an axis may hold its fill value once, in its place
                 ledger.fail(DataError(f"{len(absent.indices)} of {absent.total} chunks of the coordinate '{name}' are absent", where=where,
                                       fix="fetch or write the store again"))
+
+
+def _runs_on(axis: xr.DataArray, index: int) -> bool:
+    """Whether an axis as read goes strictly one way, beside the entry `index` in steps of at most twice the longest other."""
+    if axis.size < 2:
+        return True
+    steps = np.diff(np.asarray(TimeAxis.from_xarray(axis).seconds if axis.dtype.kind in "MO" else axis.values, dtype=np.float64))
+    steps *= np.sign(steps.sum())
+    others = np.delete(steps, slice(max(index - 1, 0), index + 1))
+    return bool((steps > 0).all() and (others.size == 0 or steps.max() <= 2 * others.max()))
 
 
 def _judge(name: str, array: xr.DataArray, piece: Piece, absent: Absent, where: str, ledger: Ledger) -> None:

@@ -271,6 +271,26 @@ def test_absent_zarr_chunks_that_read_as_a_number_are_refused(tmp_path: Path, fi
         open_source(path, fill_absent=True)
 
 
+@pytest.mark.parametrize("use_cftime", [False, True])
+@pytest.mark.parametrize("index", [0, 3, 5])
+def test_one_lost_entry_of_an_axis_is_refused_unless_its_fill_value_stands_in_its_place(tmp_path: Path, index: int, use_cftime: bool) -> None:
+    ds = series(0, 6).sel(latitude=slice(-30, 60))
+    if use_cftime:
+        ds = ds.assign_coords(time=xr.date_range("2010-03-01", periods=6, freq="6h", calendar="noleap", use_cftime=True))
+    for since in ("1900-01-01", "2010-03-01"):
+        path = tmp_path / f"{since}.zarr"
+        ds.to_zarr(path, zarr_format=2, consolidated=False, encoding={
+            "time": {"units": f"hours since {since}", "chunks": (1,), "dtype": "i4"}, "latitude": {"chunks": (1,), "_FillValue": None}})
+    for left_out in ("time/0", "latitude/1"):  # they hold 0, the fill value
+        (path / left_out).unlink(missing_ok=True)
+    np.testing.assert_array_equal(open_source(path).dataset["time"].values, ds["time"].values)
+    lost = tmp_path / "1900-01-01.zarr"
+    assert len(open_source(lost).times) == 6
+    (lost / "time" / str(index)).unlink()
+    with pytest.raises(DataError, match="1 of 6 chunks of the coordinate 'time' are absent"):
+        open_source(lost)
+
+
 def test_a_store_whose_writer_left_out_zeros_can_be_built_when_told_so(tmp_path: Path) -> None:
     ds = series(0, 12)
     ds["t2m"][3:6] = 0
