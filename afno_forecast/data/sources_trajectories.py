@@ -31,14 +31,27 @@ _YEAR_SECONDS = 365 * 86400
 
 @dataclass
 class Numbering:
-    """Numbers trajectories through all files of a source, in their order, where the files do not number them."""
+    """Numbers trajectories through all files of a source, in their order, where the files do not number them; holds all to one mapping of time."""
 
     next: int = 0
+    first: tuple[float, str] | None = None  # the step and the path of the first file
 
     def take(self, count: int) -> NDArray[np.int64]:
         """The next `count` numbers."""
         first, self.next = self.next, self.next + count
         return np.arange(first, first + count, dtype=np.int64)
+
+    def hold(self, step: float, path: str) -> None:
+        """Raises DataError when an hour of the axis stands for another step than in the first file; to a thousandth, for times kept as float32."""
+        self.first = self.first or (step, path)
+        if not math.isclose(step, self.first[0], rel_tol=1e-3):
+            raise DataError(f"two mappings of time: {_mapping(self.first[0])}; {_mapping(step)}", where=f"{self.first[1]} and {path}",
+                            fix="bring the files to one step of time, or open them apart")
+
+
+def _mapping(step: float) -> str:
+    """What an hour on the axis of time stands for."""
+    return f"1 hour on the axis of time is {step:g} of the model's own units of time" if step else "times are physical"
 
 
 def trajectory_numbers(times: TimeAxis) -> NDArray[np.int64]:
@@ -58,19 +71,23 @@ def unroll(ds: xr.Dataset, path: str, ledger: Ledger, numbering: Numbering) -> x
         numbering: gives numbers to trajectories that have none.
 
     Raises:
-        DataError: no time, times that do not ascend, a trajectory longer than a year, or numbers that cannot be used.
+        DataError: no time, times that do not ascend or are mapped otherwise than those of files before, a trajectory longer than a year, or
+            numbers that cannot be used.
     """
     if DIM not in ds.dims:
         return ds
     if "time" not in ds.variables or "time" not in ds.dims:
         raise DataError("trajectories without a coordinate 'time'", where=path, fix="give the dimension 'time' a coordinate of that name")
     numbers = _numbers(ds, path, numbering)
-    seconds_NT, mapping = _elapsed(ds["time"], len(numbers), path)
+    seconds_NT, step = _elapsed(ds["time"], len(numbers), path)
+    mapping = _mapping(step)
     if (np.diff(seconds_NT, axis=1) <= 0).any():
         raise DataError("times of a trajectory do not ascend, or not by whole seconds", where=f"{path}, time", fix="correct the times of the file")
     if seconds_NT.max() >= _YEAR_SECONDS:
         raise DataError(f"a trajectory of {seconds_NT.max() / 86400:g} days on the axis of time, where each has one year", where=path,
                         fix=f"cut it into trajectories of at most {_YEAR_SECONDS // STEP_SECONDS} steps")
+    if seconds_NT.shape[1] > 1:
+        numbering.hold(step, path)
     starts = (np.datetime64(FIRST_YEAR - 1970, "Y") + numbers).astype("datetime64[s]").astype(np.int64)
     axis = TimeAxis((starts[:, None] + seconds_NT).reshape(-1), STANDARD)
     kept = {}
@@ -100,22 +117,22 @@ def _numbers(ds: xr.Dataset, path: str, numbering: Numbering) -> NDArray[np.int6
     return np.asarray(values, dtype=np.int64)
 
 
-def _elapsed(time: xr.DataArray, count: int, path: str) -> tuple[NDArray[np.int64], str]:
-    """(seconds since each trajectory's first state, shape (N, T); what an hour of the axis stands for)."""
+def _elapsed(time: xr.DataArray, count: int, path: str) -> tuple[NDArray[np.int64], float]:
+    """(seconds since each trajectory's first state, shape (N, T); the step in the model's units that is an hour, 0 where times are physical)."""
     values = np.broadcast_to(time.transpose(*(d for d in (DIM, "time") if d in time.dims)).values, (count, time.sizes["time"]))
     units = str(time.attrs.get("units", time.encoding.get("units", ""))).strip()
     known = parse(units) if units and " since " not in units else None
     if values.dtype.kind in "mM":
         steps = (values - values[:, :1]).astype("timedelta64[ms]").astype(np.int64)
-        return np.rint(steps / 1000).astype(np.int64), "times are physical"
+        return np.rint(steps / 1000).astype(np.int64), 0.0
     if values.dtype == object and isinstance(values.flat[0], cftime.datetime):
-        return np.asarray([[round((v - row[0]).total_seconds()) for v in row] for row in values], dtype=np.int64), "times are physical"
+        return np.asarray([[round((v - row[0]).total_seconds()) for v in row] for row in values], dtype=np.int64), 0.0
     numbers = np.asarray(values, dtype=np.float64)
     elapsed = numbers - numbers[:, :1]
     if not np.isfinite(elapsed).all():
         raise DataError("missing values among the times", where=f"{path}, time", fix="correct the times of the file")
     if known is not None and known.dimension == (0, 0, 1, 0, 0, 0):
-        return np.rint(elapsed * known.factor).astype(np.int64), "times are physical"
+        return np.rint(elapsed * known.factor).astype(np.int64), 0.0
     step = float(np.median(np.diff(elapsed, axis=1))) if elapsed.shape[1] > 1 else 1.0
     if not (math.isfinite(step) and step > 0):
         raise DataError("times of a trajectory do not ascend", where=f"{path}, time", fix="correct the times of the file")
@@ -123,7 +140,7 @@ def _elapsed(time: xr.DataArray, count: int, path: str) -> tuple[NDArray[np.int6
     seconds = np.rint(elapsed / step * STEP_SECONDS).astype(np.int64)
     nearest = np.rint(seconds / STEP_SECONDS).astype(np.int64) * STEP_SECONDS
     seconds = np.where(np.abs(seconds - nearest) <= STEP_SECONDS // 100, nearest, seconds)
-    return seconds, f"1 hour on the axis of time is {step:g} of the model's own units of time"
+    return seconds, step
 
 
 def _flat(item: xr.DataArray) -> xr.DataArray:

@@ -57,6 +57,19 @@ def test_what_cannot_be_laid_on_the_axis_is_said(write, ds, words):
         open_source(write(ds))
 
 
+@pytest.mark.parametrize(("units", "words"), [
+    (None, "1 hour on the axis of time is 0.1 of the model's own units of time; 1 hour on the axis of time is 0.2 of"),
+    ("hours", "1 hour on the axis of time is 0.1 of the model's own units of time; times are physical")])
+def test_files_of_different_steps_are_refused(write, units, words):
+    single, first = write(dataset(np.asarray([7.0])), "0.nc"), write(dataset(np.arange(5) * 0.1), "a.nc")
+    nearly = write(dataset((np.arange(4) * 0.1 + 100).astype("f4"), count=3), "b.nc")
+    assert len(open_source([single, first, nearly]).times) == 2 + 10 + 12
+    other = write(dataset(np.arange(3) * 0.2, units=units), "c.nc")
+    with pytest.raises(DataError, match="two mappings of time: ") as caught:
+        open_source([first, nearly, other])
+    assert words in caught.value.what and caught.value.where == f"{first} and {other}"
+
+
 def test_trajectories_and_a_record_do_not_mix(write):
     one = dataset(np.arange(3.0))
     record = one.isel(trajectory=0).assign_coords(time=np.datetime64("2001-01-01", "ns") + np.arange(3) * np.timedelta64(1, "h"))
