@@ -159,7 +159,7 @@ def _choose(file_name: str, standard_name: str, named: Variable | None, attrs: M
         return levelled.name, _unlike(file_name, named, levelled)
     if height is not None and levelled is not None:
         return _at_height(levelled, height), ""
-    alone = [v for v in matching if v.name != "total_precipitation_6hr"]
+    alone = [v for v in matching if v.name not in ("total_precipitation_6hr", "total_precipitation_24hr")]
     if levelled is None and len(alone) == 1:
         return alone[0].name, _unlike(file_name, named, alone[0])
     return file_name, f"'{file_name}' ({standard_name}) has no level or height: kept under its own name"

@@ -190,6 +190,13 @@ def test_a_scalar_time_beside_a_series_is_not_that_of_constant_fields(tmp_path: 
     assert len(alone.times) == 1 and alone.channels.names == ("slt",)
 
 
+@pytest.mark.parametrize("standard_name", ["lwe_thickness_of_precipitation_amount", "precipitation_amount", "thickness_of_rainfall_amount"])
+def test_an_amount_of_precipitation_without_hours_is_known_by_each_standard_name(tmp_path: Path, standard_name: str) -> None:
+    ds = make()[["t2m"]].rename(t2m="rain")
+    ds["rain"].attrs = {"units": "m", "standard_name": standard_name}
+    assert open_source(written(ds, tmp_path / "a.nc")).channels.names == ("total_precipitation",)
+
+
 def test_unknown_quantities_keep_names_and_units(tmp_path: Path) -> None:
     ds = make()[["t2m"]].rename(t2m="concentration")
     ds["concentration"].attrs = {"units": "mol m**-3"}
