@@ -18,6 +18,7 @@ Boundary = Literal["sphere", "sphere_with_poles", "band", "periodic", "limited"]
 Float = NDArray[np.float64]
 _TOLERANCE_DEGREES = 1e-3
 _TOLERANCE_SPACINGS = 1e-3
+_SEAM_SPACINGS = 0.1
 _POLE_FRACTION = 0.8  # the first Gaussian row lies 0.77 row spacings from the pole, a cell centre 0.5, a pole row 0
 
 
@@ -74,9 +75,10 @@ class LatLonGrid:
 
     @property
     def periodic(self) -> bool:
-        """Whether the columns go round the globe with equal spacing."""
-        step = 360 / len(self.longitude)
-        return bool(np.allclose(np.diff(self.longitude), step, atol=max(_TOLERANCE_DEGREES, 1e-4 * step)))
+        """Whether the columns go round the globe with equal spacing, also from the last to the first."""
+        step, seam = 360 / len(self.longitude), 360 - (self.longitude[-1] - self.longitude[0])
+        equal = np.allclose(np.diff(self.longitude), step, atol=max(_TOLERANCE_DEGREES, 1e-4 * step))
+        return bool(equal and abs(seam - step) <= _SEAM_SPACINGS * step)
 
     @property
     def touches_poles(self) -> tuple[bool, bool]:

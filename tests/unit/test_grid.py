@@ -101,6 +101,17 @@ def test_a_band_wraps_in_longitude_only() -> None:
     assert hemisphere.cell_areas().sum() == pytest.approx(2 * np.pi, rel=1e-12)
 
 
+@pytest.mark.parametrize(("columns", "missing"), [(1440, 1), (1440, 5), (2879, 1), (36000, 7)])
+def test_a_missing_column_at_the_seam_makes_a_limited_area_however_fine_the_grid(columns: int, missing: int) -> None:
+    longitude = (np.arange(columns) * 360 / columns).astype("f4")
+    rows = (np.arange(7) + 0.5) * 180 / 7 - 90
+    assert LatLonGrid(rows, longitude).boundary == "sphere" and LatLonGrid(rows, longitude.round(3)).boundary == "sphere"
+    short = LatLonGrid(rows, longitude[:-missing])
+    assert short.boundary == "limited"
+    assert short.lengths[1] == pytest.approx(360 - missing * 360 / columns, abs=1e-3)
+    assert not Orientation(rows, np.roll(longitude[:-missing], 11)).grid().periodic
+
+
 def test_grids_survive_json() -> None:
     for grid in (regular(5, 8), BoxGrid(np.arange(4) * 0.5, np.arange(7) * 0.5), BoxGrid(np.arange(4.0), np.arange(7.0), wraps=False)):
         again = grid_from_dict(grid.to_dict())
