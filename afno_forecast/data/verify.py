@@ -155,9 +155,10 @@ def _gaps(store: Store) -> tuple[tuple[str, ...], list[Finding]]:
     """(notes on gaps that the store knows of, findings of others)."""
     if len(store.times) < 2:
         return (), []
-    calendar, step = store.times.calendar, common_step(store.times.seconds)
-    irregular = np.flatnonzero(np.diff(store.times.seconds) % step)
-    missing = missing_instants(store.times.seconds, step)
+    calendar, step, runs = store.times.calendar, common_step(store.times.seconds), store.trajectories()
+    odd = np.diff(store.times.seconds) % step != 0
+    irregular = np.flatnonzero(odd if runs is None else odd & (np.diff(runs) == 0))
+    missing = missing_instants(store.times.seconds, step, runs)
     stated = store.attrs.get("missing_times", {})
     known = stated.get("count") if isinstance(stated, dict) else None
     findings = [Finding("gap", f"{len(irregular)} times do not follow the one before by a multiple of {format_duration(step)}",

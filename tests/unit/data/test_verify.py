@@ -98,6 +98,19 @@ def test_gaps_the_store_knows_are_noted_and_others_are_wrong(tmp_path):
     assert [(f.kind, f.dates) for f in gap] == [("gap", ("2003-05-02T06", "2003-05-02T12"))]
 
 
+@pytest.mark.parametrize(("hours", "notes"), [((0, 7, 14, 21, 28), ()), ((0, 7, 14, 28, 35), (
+    "3 times are missing, as the store says: 2000-01-01T21, 2001-01-01T21, 2002-01-01T21",))])
+def test_nothing_is_missing_between_trajectories(tmp_path, hours, notes):
+    periodic = {"boundary": "periodic"}
+    values = np.random.default_rng(4).normal(size=(3, 5, 3, 4)).astype("f4")
+    xr.Dataset({"field": (("trajectory", "time", "y", "x"), values, {"units": "1"})},
+               {"trajectory": np.arange(3), "time": ("time", list(hours), {"units": "hours"}), "y": ("y", np.arange(3.0), periodic),
+                "x": ("x", np.arange(4.0), periodic)}).to_netcdf(tmp_path / "a.nc")
+    found = verify(build_store(open_source(tmp_path / "a.nc"), tmp_path / "s.zarr", StoreSettings()))
+    assert found.sound, found.findings
+    assert found.notes == notes
+
+
 def test_missing_values_that_came_after_the_build_are_counted(store):
     array = disk.open_array(store.path, "state")
     array[3, 1, 2, 4:6] = np.nan
