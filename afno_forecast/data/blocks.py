@@ -16,6 +16,7 @@ from .. import vocabulary
 from ..channels import Channel, ChannelSet
 from ..errors import ConfigError, DataError
 from .sources import Source
+from .sources_files import READ_ERRORS
 
 
 def match_fill(fill: Mapping[str, float], channels: ChannelSet, static: ChannelSet) -> dict[str, float]:
@@ -142,7 +143,7 @@ class BlockReader:
         places: Any = [_Place(states[(slice(None),) * axis + (n,)]) for n in range(len(arrays))]
         try:
             da.store([a.data for a in arrays], places, lock=False, compute=True, scheduler="threads")
-        except (OSError, RuntimeError, ValueError) as error:
+        except READ_ERRORS as error:
             raise DataError(f"the source cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
                             where=f"{self.where}; {when}", fix="check the files with `afno-forecast data inspect`") from error
         return states

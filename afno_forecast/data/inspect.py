@@ -14,10 +14,10 @@ from afno_forecast.grid import BoxGrid, Geometry, LatLonGrid
 from afno_forecast.times import TimeAxis, common_step, format_instant, missing_instants
 
 from .inspect_text import Inspection, TimesReport, VariableReport, format_inspection
-from .inspect_values import READ_ERRORS, measure
+from .inspect_values import measure
 from .sources import Source, build_source, scan
 from .sources_decode import Part
-from .sources_files import GRIDDED, expand_paths, kind_of
+from .sources_files import GRIDDED, READ_ERRORS, expand_paths, kind_of
 from .sources_notes import Ledger, lines
 
 __all__ = ["Inspection", "TimesReport", "VariableReport", "format_inspection", "inspect"]

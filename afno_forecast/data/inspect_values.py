@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from .inspect_text import VariableReport
 from .sources import Finding, Source
 from .sources_decode import Part
+from .sources_files import READ_ERRORS
 
 BUDGET_BYTES = 2 * 2**30  # read in full up to here; beyond it, evenly spaced times
 _BLOCK_BYTES = 32 * 2**20
-READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, EOFError)
 
 
 @dataclass

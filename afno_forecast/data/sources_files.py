@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import json
+import lzma
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -28,7 +30,8 @@ GRIDDED = ("netCDF", "netCDF-4 / HDF5", "GRIB", "zarr")
 _SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".hdf", ".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2", ".zarr")
 _TABLE_KINDS = {".shp": "shapefile", ".shx": "shapefile index", ".dbf": "dBase table", ".prj": "map projection text", ".cpg": "character set name"}
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
-READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError, EOFError, BaseZarrError)
+READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError, EOFError, BaseZarrError, zlib.error,
+               lzma.LZMAError)  # what damaged files and chunks raise
 _CHUNK_BYTES = 4 * 2**20
 _MOST_CHUNKS = 64  # of the file in one block: more make single states slow to read, fewer make the task graph of long series large
 _NETCDF3_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}

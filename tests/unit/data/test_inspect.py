@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
 
 from afno_forecast.data import inspect_values
+from afno_forecast.data.build import build_store
 from afno_forecast.data.inspect import format_inspection, inspect
+from afno_forecast.data.plan import StoreSettings
+from afno_forecast.data.sources import open_source
 from afno_forecast.errors import DataError, printable
 
 
@@ -99,6 +103,21 @@ def test_times_that_are_not_dates_are_told(tmp_path: Path) -> None:
     report = inspect(tmp_path / "months.nc")
     assert not report.ready and any("months since 2000-01-15" in line for line in report.refused)
     assert report.variables[0].minimum == 1e5
+
+
+@pytest.mark.parametrize("codec", ["zlib", "lzma", "gzip"])
+def test_a_damaged_chunk_is_told_by_inspect_and_refused_by_a_build_whatever_compressed_it(tmp_path: Path, codec: str) -> None:
+    compressor = {"zlib": numcodecs.Zlib(), "lzma": numcodecs.LZMA(), "gzip": numcodecs.GZip()}[codec]
+    encoding = {"compressors": [compressor], "chunks": (3, 6, 7)}
+    make()[["sp", "sst"]].fillna(290).to_zarr(tmp_path / "a.zarr", zarr_format=2, encoding={"sp": encoding, "sst": encoding})
+    chunk = tmp_path / "a.zarr" / "sst" / "1.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-40])
+    report = inspect(tmp_path / "a.zarr")
+    assert not report.ready and report.why_not == "some values cannot be read"
+    assert [r.variable for r in report.variables if r.unreadable] == ["sea_surface_temperature"]
+    with pytest.raises(DataError, match="the source cannot be read") as caught:
+        build_store(open_source(tmp_path / "a.zarr"), tmp_path / "s.zarr", StoreSettings(climatology=False))
+    assert caught.value.exit_code == 3 and "a.zarr" in caught.value.where
 
 
 def test_printable() -> None:
