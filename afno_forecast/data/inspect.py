@@ -19,6 +19,7 @@ from .sources import Source, build_source, scan
 from .sources_decode import Part
 from .sources_files import GRIDDED, READ_ERRORS, expand_paths, kind_of
 from .sources_notes import Ledger, lines
+from .sources_trajectories import Numbering
 
 __all__ = ["Inspection", "TimesReport", "VariableReport", "format_inspection", "inspect"]
 
@@ -82,10 +83,10 @@ def _what_it_is(kind: str) -> str:
 
 def _scan_each(files: Sequence[Path | str], ledger: Ledger) -> tuple[list[Part], bool]:
     """(decoded parts, whether a file could not be opened)."""
-    parts, broken = [], False
+    parts, broken, numbering = [], False, Numbering()
     for path in files:
         try:
-            found = scan([path], ledger)
+            found = scan([path], ledger, numbering)
         except ForecastError as error:
             ledger.refuse(f"{error.what}; {error.fix}", error.where or str(path))
             found = []

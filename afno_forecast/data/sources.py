@@ -86,13 +86,12 @@ def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[
     """
     ledger = Ledger(report_only, fill_absent, boundary)
     files = expand_paths(paths, allow_remote)
-    return build_source(scan(files, ledger), ledger, channels)
+    return build_source(scan(files, ledger, Numbering()), ledger, channels)
 
 
-def scan(files: Sequence[Path | str], ledger: Ledger) -> list[Part]:
+def scan(files: Sequence[Path | str], ledger: Ledger, numbering: Numbering) -> list[Part]:
     """Each file decoded on its own. Raises as `open_source` does, or remembers with a ledger that only reports."""
     parts = []
-    numbering = Numbering()
     for path in files:
         try:
             datasets = [unroll(ds, str(path), ledger, numbering) for ds in open_file(path, ledger)]

@@ -120,6 +120,19 @@ def test_a_damaged_chunk_is_told_by_inspect_and_refused_by_a_build_whatever_comp
     assert caught.value.exit_code == 3 and "a.zarr" in caught.value.where
 
 
+def test_files_that_do_not_number_their_trajectories_are_numbered_on_as_a_build_does(tmp_path: Path) -> None:
+    periodic = {"boundary": "periodic"}
+    for seed, name in enumerate(("a.nc", "b.nc")):
+        values = np.random.default_rng(seed).normal(size=(2, 5, 3, 4)).astype("f4")
+        xr.Dataset({"field": (("trajectory", "time", "y", "x"), values, {"units": "1"})},
+                   {"time": np.arange(5.0), "y": ("y", np.arange(3.0), periodic), "x": ("x", np.arange(4.0), periodic)}).to_netcdf(tmp_path / name)
+    report = inspect(tmp_path)
+    assert report.ready, (report.why_not, report.refused)
+    assert report.times is not None
+    assert (report.times.first, report.times.last, report.times.count) == ("2000-01-01T00", "2003-01-01T04", 20)
+    assert open_source(tmp_path).times.format(-1) == report.times.last
+
+
 def test_printable() -> None:
     assert printable("été 年 °C") == "été 年 °C"
     assert printable("a\x1b[31m\n\u202e\u2028") == "a\\x1b[31m\\n\\u202e\\u2028"
