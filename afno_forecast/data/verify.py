@@ -24,6 +24,7 @@ _SIGMAS = 6.0
 _OUTLIER_FACTOR = 4.0
 _OUTLIER_MADS = 12.0
 _MIN_NEIGHBOURS = 8
+_OFTEN = 0.25  # of all states: fields that are renewed more rarely than the record has states, such as daily sea ice
 _EXACT = 1e-6
 
 
@@ -89,10 +90,11 @@ class Verification:
 def verify(store: Store, progress: Progress | None = None, *, sample: int = _SAMPLE, seed: int = 0) -> Verification:
     """Read a whole store and say all that is wrong with it. Memory: four states.
 
-    Outliers: for each channel, the area-weighted RMS distance of each state from the mean of its two neighbours in time is compared with
-    the median of the record. Statistics: the area means and mean squares of a random sample of states of their period must agree with the
-    stored mean and standard deviation within six standard errors, exactly where the sample is the whole period; every value of the period
-    must lie between the stored extremes.
+    Outliers: for each channel, the area-weighted RMS distance of each state from the mean of its two neighbours in time is compared with the
+    median of the record. Repeated: a field equal to the one before, unless it is constant in space, as precipitation is in a dry area, or more
+    than a quarter of the channel's fields repeat: these are notes. Statistics: the area means and mean squares of a random sample of states of
+    their period must agree with the stored mean and standard deviation within six standard errors, exactly where the sample is the whole period;
+    every value of the period must lie between the stored extremes.
 
     Args:
         store: an open store.
@@ -110,8 +112,9 @@ def verify(store: Store, progress: Progress | None = None, *, sample: int = _SAM
             progress(time + 1, len(store.times), "states")
     findings = _merged(findings) + _other_chunks(store)
     notes, gaps = _gaps(store)
-    findings += [*gaps, *watch.outliers(), *watch.statistics()]
-    return Verification(str(store.path), len(store.times), math.prod(store.states.num_chunks), tuple(findings), notes)
+    more, repeated = watch.repeated()
+    findings += [*gaps, *repeated, *watch.outliers(), *watch.statistics()]
+    return Verification(str(store.path), len(store.times), math.prod(store.states.num_chunks), tuple(findings), notes + more)
 
 
 def _read(store: Store, time: int) -> tuple[NDArray[np.float32], list[Finding]]:
@@ -181,6 +184,7 @@ class _Watch:
         self._constant = set(map(str, store.attrs.get("constant_channels", ())))
         self._area = store.grid.area_weights() / store.grid.area_weights().sum()
         self._recent: list[NDArray[np.float32]] = []
+        self._same, self._flat = np.zeros((2, len(store.times), len(self._names)), bool)
         self._distance: Float = np.full((len(store.times), len(self._names)), np.nan)
         start, end = store.statistics.period
         self._inside = (store.times.seconds >= start) & (store.times.seconds <= end)
@@ -200,9 +204,9 @@ class _Watch:
             if missing:
                 findings.append(Finding("missing values", f"{missing} of {state[c].size} cells are missing or infinite", "", (name,), date))
         if self._recent:
-            same = tuple(n for n, a, b in zip(self._names, self._recent[-1], state, strict=True) if n not in self._constant and np.array_equal(a, b))
-            if same:
-                findings.append(Finding("repeated", "the same values as at the time before", "", same, date))
+            self._same[time] = [n not in self._constant and np.array_equal(a, b)
+                                for n, a, b in zip(self._names, self._recent[-1], state, strict=True)]
+            self._flat[time] = self._same[time] & (state.min((1, 2)) == state.max((1, 2)))
         self._recent = [*self._recent[-2:], state]
         steps = np.diff(self._store.times.seconds[max(0, time - 2):time + 1])
         if len(steps) == 2 and steps[0] == steps[1]:
@@ -219,6 +223,15 @@ class _Watch:
     def _area_mean(self, values: NDArray[np.float64]) -> Float:
         return np.asarray(np.einsum("chw,hw->c", values, self._area))
 
+    def repeated(self) -> tuple[tuple[str, ...], list[Finding]]:
+        """(notes on channels that repeat for a reason, findings of fields that repeat the one before)."""
+        varied = self._same & ~self._flat
+        wrong = varied & (varied.mean(0) <= _OFTEN)
+        known = (self._same & ~wrong).sum(0)
+        notes = tuple(f"{self._names[c]} is the same as at the time before at {known[c]} of {len(self._same)} times" for c in np.flatnonzero(known))
+        return notes, [Finding("repeated", "the same values as at the time before", "", tuple(self._names[c] for c in np.flatnonzero(wrong[time])),
+                               (self._store.times.format(int(time)),)) for time in np.flatnonzero(wrong.any(1))]
+
     def outliers(self) -> list[Finding]:
         """Channels at instants where they are far from both neighbours in time, measured by what is usual in the record."""
         findings = []
@@ -228,10 +241,12 @@ class _Watch:
             if len(known) < _MIN_NEIGHBOURS:
                 continue
             usual = float(np.median(known))
+            if usual == 0:  # most fields repeat: there is no usual distance
+                continue
             limit = max(_OUTLIER_FACTOR * usual, usual + _OUTLIER_MADS * float(np.median(np.abs(known - usual))))
             padded = np.pad(np.nan_to_num(distance, nan=-1.0), 1, constant_values=-1.0)
             peaks = (padded[1:-1] > limit) & (padded[1:-1] >= padded[:-2]) & (padded[1:-1] >= padded[2:])
-            findings += [Finding("outlier", f"{distance[i] / usual if usual else np.inf:.1f} times as far from both neighbours in time as is usual",
+            findings += [Finding("outlier", f"{distance[i] / usual:.1f} times as far from both neighbours in time as is usual",
                                  "", (name,), (self._store.times.format(int(i)),)) for i in np.flatnonzero(peaks)]
         return findings
 

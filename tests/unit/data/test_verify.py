@@ -86,6 +86,21 @@ def test_a_repeated_state_is_found(tmp_path):
     assert [(f.channels, f.dates) for f in found] == [(("2m_temperature",), ("2003-05-03T06",))]
 
 
+def test_rain_in_a_dry_area_and_fields_renewed_once_a_day_are_notes(tmp_path):
+    def spoil(ds):
+        rain = np.zeros((NUM_TIMES, *SHAPE), "f4")
+        rain[[7, 23]] = np.random.default_rng(2).uniform(1e-4, 1e-2, (2, *SHAPE))
+        ds["tp"] = (ds.sp.dims, rain, {"units": "m", "long_name": "total precipitation"})
+        ds["sst"] = (ds.sp.dims, ds.sp.values[np.arange(NUM_TIMES) // 4 * 4] / 400, {"units": "K", "standard_name": "sea_surface_temperature"})
+        ds.t2m[30] = ds.t2m[29]
+
+    found = verify(build(tmp_path, spoil))
+    assert {(f.channels, f.dates) for f in found.findings} == {(("2m_temperature",), ("2003-05-08T12",))}
+    assert "repeated" in {f.kind for f in found.findings}
+    assert set(found.notes) == {"total_precipitation is the same as at the time before at 35 of 40 times",
+                                "sea_surface_temperature is the same as at the time before at 30 of 40 times"}
+
+
 def test_gaps_the_store_knows_are_noted_and_others_are_wrong(tmp_path):
     store = build(tmp_path, drop=(5, 6))
     found = verify(store)
