@@ -1,4 +1,4 @@
-"""What the pipelines end with: a recipe built on the terminal. Not run by itself."""
+"""What the pipelines share: files of an earlier run, and a recipe built on the terminal. Not run by itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import xarray as xr
+
 from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
 from afno_forecast.data.sources_trajectories import FIRST_YEAR
-from afno_forecast.errors import ForecastError
+from afno_forecast.errors import DataError, ForecastError
 
 
 def build(recipe: BuildRecipe, out: Path, *, allow_remote: Sequence[str] = ()) -> int:
@@ -21,6 +23,20 @@ def build(recipe: BuildRecipe, out: Path, *, allow_remote: Sequence[str] = ()) -
         return error.exit_code
     print(f"\n{out}: {store.describe_period()}, {len(store.channels)} channels, {store.grid.describe()}")
     return 0
+
+
+def is_made(path: Path, parameters: str) -> bool:
+    """Whether a file is there, of an earlier run with the same parameters; those of others end the program."""
+    if not path.exists():
+        return False
+    with xr.open_dataset(path) as ds:
+        found = str(ds.attrs.get("parameters", "unknown ones"))
+    if found == parameters:
+        return True
+    error = DataError(f"this file was made with other parameters: {found}; not with {parameters}", where=str(path),
+                      fix="remove it, or choose another folder")
+    print(error, file=sys.stderr)
+    raise SystemExit(error.exit_code)
 
 
 def first_trajectories(count: int) -> StatisticsPeriod:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from building import build, first_trajectories
+from building import build, first_trajectories, is_made
 from torch import Tensor
 
 from afno_forecast.data.build import BuildRecipe
@@ -86,12 +86,13 @@ def simulate(seeds: list[int], *, size: int, viscosity: float, steps: int, inter
     return out
 
 
-def write(path: Path, curl: np.ndarray, numbers: list[int], interval: float) -> None:
+def write(path: Path, curl: np.ndarray, numbers: list[int], interval: float, parameters: str) -> None:
     points = (np.arange(curl.shape[-1]), {"boundary": "periodic"})
     axis = {name: (name, points[0] / curl.shape[-1], points[1]) for name in ("y", "x")}
     ds = xr.Dataset({"curl": (("trajectory", "time", "y", "x"), curl, {"units": "1", "long_name": "vorticity"})},
                     {"trajectory": np.asarray(numbers), "time": np.arange(curl.shape[1]) * interval, **axis},
-                    {"title": "Forced two-dimensional turbulence", "institution": "simulated, not observed", "source": "pipelines/navier_stokes.py"})
+                    {"title": "Forced two-dimensional turbulence", "institution": "simulated, not observed", "source": "pipelines/navier_stokes.py",
+                     "parameters": parameters})
     draft = path.with_suffix(".partial")
     ds.to_netcdf(draft, encoding={"curl": {"zlib": True, "complevel": 1, "fletcher32": True, "chunksizes": (1, *curl.shape[1:])}})
     draft.replace(path)
@@ -109,15 +110,20 @@ def main() -> int:
     parser.add_argument("--dt", type=float, default=0.02, help="time step of the solver")
     parser.add_argument("--spin-up", type=float, default=5.0, help="units of time before the first state")
     arguments = parser.parse_args()
+    for name, value in (("--interval", arguments.interval), ("--spin-up", arguments.spin_up)):
+        if not (arguments.dt > 0 and abs(value / arguments.dt - round(value / arguments.dt)) < 1e-6):
+            parser.error(f"{name} {value} is no multiple of --dt {arguments.dt}")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     files = []
     for first in range(0, arguments.trajectories, 8):
         seeds = list(range(first, min(first + 8, arguments.trajectories)))
         files.append(arguments.folder / f"trajectories_{first:04d}.nc")
-        if not files[-1].exists():
+        parameters = (f"trajectories {seeds[0]} to {seeds[-1]}, size {arguments.size}, viscosity {arguments.viscosity}, steps {arguments.steps}, "
+                      f"interval {arguments.interval}, dt {arguments.dt}, spin_up {arguments.spin_up}")
+        if not is_made(files[-1], parameters):
             curl = simulate(seeds, size=arguments.size, viscosity=arguments.viscosity, steps=arguments.steps, interval=arguments.interval,
                             dt=arguments.dt, spin_up=arguments.spin_up)
-            write(files[-1], curl, seeds, arguments.interval)
+            write(files[-1], curl, seeds, arguments.interval, parameters)
         print(f"{seeds[-1] + 1} of {arguments.trajectories} trajectories", flush=True)
     recipe = BuildRecipe(sources=tuple(map(str, files)), statistics=first_trajectories(arguments.train))
     return build(recipe, arguments.folder / "store.zarr")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from building import build, first_trajectories
+from building import build, first_trajectories, is_made
 
 from afno_forecast.data.build import BuildRecipe
 
@@ -57,7 +57,7 @@ def simulate(start: str, seed: int, *, steps: int, spin_up: int, dt: int) -> dic
     return out
 
 
-def write(path: Path, states: np.ndarray, number: int) -> None:
+def write(path: Path, states: np.ndarray, number: int, parameters: str) -> None:
     rows, columns = states.shape[-2:]
     latitude = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(rows)[0]))[::-1]
     coords = {"trajectory": np.asarray([number]), "time": ("time", np.arange(len(states)), {"units": "hours"}),
@@ -66,7 +66,7 @@ def write(path: Path, states: np.ndarray, number: int) -> None:
     dims = ("trajectory", "time", "latitude", "longitude")
     ds = xr.Dataset({name: (dims, states[None, :, i], {"units": units}) for i, (name, units) in enumerate(FIELDS.items())}, coords,
                     {"title": "Shallow water on the rotating Earth", "institution": "simulated, not observed",
-                     "source": "pipelines/shallow_water.py with the solver of torch-harmonics"})
+                     "source": "pipelines/shallow_water.py with the solver of torch-harmonics", "parameters": parameters})
     draft = path.with_suffix(".partial")
     ds.to_netcdf(draft, encoding={name: {"zlib": True, "complevel": 1, "fletcher32": True, "chunksizes": (1, len(states), rows, columns)}
                                   for name in FIELDS})
@@ -83,15 +83,18 @@ def main() -> int:
     parser.add_argument("--spin-up", type=int, default=12, help="hours before the first state")
     parser.add_argument("--dt", type=int, default=150, help="time step of the solver, seconds; divides 3600")
     arguments = parser.parse_args()
+    if arguments.dt < 1 or 3600 % arguments.dt:
+        parser.error(f"--dt {arguments.dt} does not divide 3600")
+    parameters = f"start {arguments.start}, steps {arguments.steps}, spin_up {arguments.spin_up}, dt {arguments.dt}"
     files: dict[tuple[int, int], list[Path]] = {size: [] for size in SIZES}
     for rows, columns in SIZES:
         (arguments.folder / f"{rows}x{columns}").mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.trajectories):
         paths = {size: arguments.folder / f"{size[0]}x{size[1]}" / f"trajectory_{seed:04d}.nc" for size in SIZES}
-        if not all(path.exists() for path in paths.values()):
+        if {is_made(path, parameters) for path in paths.values()} != {True}:
             made = simulate(arguments.start, seed, steps=arguments.steps, spin_up=arguments.spin_up, dt=arguments.dt)
             for size, path in paths.items():
-                write(path, made[size], seed)
+                write(path, made[size], seed, parameters)
         for size, path in paths.items():
             files[size].append(path)
         print(f"\r{seed + 1} of {arguments.trajectories} trajectories", end="", file=sys.stderr, flush=True)
