@@ -1,7 +1,9 @@
-"""What the pipelines share: files of an earlier run, and a recipe built on the terminal. Not run by itself."""
+"""What the pipelines share: types of options, files of an earlier run, and a recipe built on the terminal. Not run by itself."""
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import xarray as xr
 
 from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
+from afno_forecast.data.regrid import RegridConfig
 from afno_forecast.data.sources_trajectories import FIRST_YEAR
 from afno_forecast.errors import DataError, ForecastError
 
@@ -42,6 +45,30 @@ def is_made(path: Path, parameters: str) -> bool:
 def first_trajectories(count: int) -> StatisticsPeriod:
     """The period of so many trajectories, a year each."""
     return StatisticsPeriod(start=f"{FIRST_YEAR}-01-01", end=f"{FIRST_YEAR + count - 1}-12-31T23")
+
+
+def period(text: str) -> StatisticsPeriod:
+    """START/END."""
+    start, _, end = text.partition("/")
+    if not (start and end):
+        raise argparse.ArgumentTypeError(f"'{text}' is no period: write START/END, for example 1979-01-01/2015-12-31T18")
+    return StatisticsPeriod(start=start, end=end)
+
+
+def years(text: str) -> StatisticsPeriod:
+    """FIRST-LAST, both whole."""
+    found = re.fullmatch(r"(\d{4})-(\d{4})", text)
+    if not found or found[1] > found[2]:
+        raise argparse.ArgumentTypeError(f"'{text}' is no range of years: write FIRST-LAST, for example 1979-2015")
+    return StatisticsPeriod(start=f"{found[1]}-01-01", end=f"{found[2]}-12-31T23")
+
+
+def grid(text: str) -> RegridConfig:
+    """ROWSxCOLUMNS."""
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if not found or min(int(found[1]), int(found[2])) < 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is no grid: write ROWSxCOLUMNS, each at least 2, for example 32x64")
+    return RegridConfig(rows=int(found[1]), columns=int(found[2]))
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

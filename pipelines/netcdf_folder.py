@@ -9,21 +9,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from building import build, names
+from building import build, names, period
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod
+from afno_forecast.data.build import BuildRecipe
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--statistics", required=True, help="START/END of the training period, ISO dates, both inclusive")
+    parser.add_argument("--statistics", type=period, required=True, help="START/END of the training period, ISO dates, both inclusive")
     parser.add_argument("--channels", help="names separated by commas; all by default")
     parser.add_argument("--time-step", help="such as 6h; the most common step by default")
     arguments = parser.parse_args()
-    start, _, end = arguments.statistics.partition("/")
-    recipe = BuildRecipe(sources=(str(arguments.folder / "*.nc"),), statistics=StatisticsPeriod(start=start, end=end),
+    recipe = BuildRecipe(sources=(str(arguments.folder / "*.nc"),), statistics=arguments.statistics,
                          channels=names(arguments.channels), time_step=arguments.time_step)
     return build(recipe, arguments.out)
 

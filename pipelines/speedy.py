@@ -83,12 +83,11 @@ def simulate(folder: Path, start: str, days: int, spin_up: int) -> None:
         print(f"day {first + CHUNK_DAYS} of {days + spin_up}", flush=True)
 
 
-def build(folder: Path, statistics: str) -> int:
+def build(folder: Path, start: str, end: str) -> int:
     from building import build as build_store
 
     from afno_forecast.data.build import BuildRecipe, StatisticsPeriod
 
-    start, _, end = statistics.partition("/")
     recipe = BuildRecipe(sources=(str(folder / "*.nc"),), statistics=StatisticsPeriod(start=start, end=end))
     return build_store(recipe, folder / "store.zarr")
 
@@ -103,9 +102,10 @@ def main() -> int:
     parser.add_argument("--statistics", help="START/END of the training period, for build")
     arguments = parser.parse_args()
     if arguments.what == "build":
-        if not arguments.statistics:
+        start, _, end = (arguments.statistics or "").partition("/")
+        if not (start and end):
             parser.error("build needs --statistics START/END")
-        return build(arguments.folder, arguments.statistics)
+        return build(arguments.folder, start, end)
     simulate(arguments.folder, arguments.start, arguments.days, arguments.spin_up)
     return 0
 

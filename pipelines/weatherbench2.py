@@ -15,10 +15,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from building import build, names
+from building import build, grid, names, years
 
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod
-from afno_forecast.data.regrid import RegridConfig
+from afno_forecast.data.build import BuildRecipe
 
 
 def main(description: str | None = __doc__) -> int:
@@ -26,21 +25,18 @@ def main(description: str | None = __doc__) -> int:
     parser.add_argument("source", help="zarr, local or remote")
     parser.add_argument("out", type=Path)
     parser.add_argument("--variables", required=True, help="channels separated by commas: z500,t850,t2m")
-    parser.add_argument("--years", required=True, help="training years, FIRST-LAST: statistics and climatology describe them")
+    parser.add_argument("--years", type=years, required=True, help="training years, FIRST-LAST: statistics and climatology describe them")
     parser.add_argument("--period", help="START/END of what is kept, ISO dates; the whole record by default")
     parser.add_argument("--static", default="", help="constant fields separated by commas; none by default")
     parser.add_argument("--derive", default="", help="derived channels separated by commas: 10m_wind_speed,tp6h")
-    parser.add_argument("--regrid", metavar="ROWSxCOLUMNS", help="another grid, conservatively; cell centres off the poles")
+    parser.add_argument("--regrid", type=grid, metavar="ROWSxCOLUMNS", help="another grid, conservatively; cell centres off the poles")
     parser.add_argument("--time-step", default="6h")
     parser.add_argument("--allow-remote", action="append", default=[], metavar="SCHEME", help="gs, s3, https; repeatable")
     arguments = parser.parse_args()
-    first, _, last = arguments.years.partition("-")
-    rows, _, columns = (arguments.regrid or "").partition("x")
     recipe = BuildRecipe(
         sources=(arguments.source,), channels=names(arguments.variables), static=names(arguments.static),
-        statistics=StatisticsPeriod(start=f"{first}-01-01", end=f"{last}-12-31T23"), time_step=arguments.time_step, period=arguments.period,
-        derive=names(arguments.derive),
-        regrid=RegridConfig(rows=int(rows), columns=int(columns)) if arguments.regrid else None)
+        statistics=arguments.years, time_step=arguments.time_step, period=arguments.period,
+        derive=names(arguments.derive), regrid=arguments.regrid)
     return build(recipe, arguments.out, allow_remote=arguments.allow_remote)
 
 

@@ -259,3 +259,17 @@ def test_the_pipeline_of_a_folder_builds_its_files_and_says_when_it_has_none(tmp
     (tmp_path / "empty").mkdir()
     assert run_pipeline("netcdf_folder.py", tmp_path / "empty", tmp_path / "none.zarr", *given) == 3
     assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "arguments", "words"), [
+    ("netcdf_folder.py", ("--statistics", "2000-01-01"), "'2000-01-01' is no period: write START/END"),
+    ("netcdf_folder.py", ("--statistics", "/2000-01-01"), "'/2000-01-01' is no period: write START/END"),
+    ("speedy.py", ("--statistics", "2000-01-01"), "build needs --statistics START/END"),
+    ("weatherbench2.py", ("--years", "2000"), "'2000' is no range of years: write FIRST-LAST"),
+    ("weatherbench2.py", ("--years", "2001-2000"), "'2001-2000' is no range of years"),
+    ("era5_arco.py", ("--years", "2000-2001", "--regrid", "32"), "'32' is no grid: write ROWSxCOLUMNS"),
+    ("weatherbench2.py", ("--years", "2000-2001", "--regrid", "1x64"), "'1x64' is no grid: write ROWSxCOLUMNS, each at least 2")])
+def test_a_pipeline_says_how_its_options_are_written(tmp_path, run_pipeline, capsys, name, arguments, words):
+    places = ("build", tmp_path) if name == "speedy.py" else (tmp_path, tmp_path / "s.zarr")
+    assert run_pipeline(name, *places, *(("--variables", "t2m") if "--years" in arguments else ()), *arguments) == 2
+    assert words in capsys.readouterr().err
