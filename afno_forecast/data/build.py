@@ -26,7 +26,6 @@ from .blocks import BlockReader
 from .build_append import Continued, continue_plan, require_later, settle_swap, swap
 from .build_steps import Builder, Progress
 from .build_workspace import Share, check_target, difference, work_folder, workspace
-from .derive import derive
 from .plan import Plan, StoreSettings, folders_of, make_plan
 from .regrid import RegridConfig, regrid
 from .sources import Source, open_source
@@ -118,9 +117,9 @@ def run_part(recipe: BuildRecipe, out: Path, share: Share, *, allow_remote: Sequ
 def _resolve(recipe: BuildRecipe, echo: Echo, allow_remote: Sequence[str]) -> tuple[Source, Plan]:
     """The source of a recipe and what is built from it; the source's notes are told."""
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    source = open_source(recipe.sources, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary, allow_remote=allow_remote)
+    source = open_source(recipe.sources, derive=recipe.derive, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary,
+                         allow_remote=allow_remote)
     source = source if recipe.period is None else _within(source, recipe.period)
-    source = derive(source, recipe.derive)
     source = source if recipe.regrid is None else regrid(source, recipe.regrid)
     for line in tell(source.notes):
         echo(line)
@@ -201,7 +200,7 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     """
     settle_swap(out, work_folder(out))
     store = Store.open(out)
-    source = derive(open_source(sources), store.attrs["recipe"].get("derive", ()))
+    source = open_source(sources, derive=store.attrs["recipe"].get("derive", ()))
     target = store.attrs["recipe"].get("regrid")
     source = source if target is None else regrid(source, RegridConfig.model_validate(target))
     for line in tell(source.notes):

@@ -19,6 +19,7 @@ from afno_forecast.grid import Geometry, Grid, LatLonGrid
 from afno_forecast.times import TimeAxis
 from afno_forecast.vocabulary import BY_NAME, short_name, split_name
 
+from .derive import derive as with_derived
 from .sources_chunks import check_presence
 from .sources_combine import Field, align, combine, one_calendar, same_mesh
 from .sources_decode import Finding, Part, decode
@@ -66,27 +67,28 @@ class Source:
         return self.orientation.grid()
 
 
-def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, report_only: bool = False,
-                fill_absent: bool = False, boundary: Literal["periodic", "open"] | None = None,
+def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, derive: Sequence[str] = (),
+                report_only: bool = False, fill_absent: bool = False, boundary: Literal["periodic", "open"] | None = None,
                 allow_remote: Sequence[str] = ()) -> Source:
     """Open files, globs, a folder or a zarr store as one dataset.
 
     Args:
         paths: netCDF, HDF5, GRIB or zarr, local.
         channels: time-varying channels wanted, by any name, in the order wanted (constants are always kept); None for all.
+        derive: channels made of others; see `derive.derive`.
         report_only: remember what would be refused as notes and go on with the rest, where there is a rest.
         fill_absent: take chunks that a zarr store lacks as its fill value, where that is a number; they are refused otherwise.
         boundary: how a box continues over its edges where its files do not say.
         allow_remote: schemes of remote zarr stores that may be opened, such as `gs`.
 
     Raises:
-        ConfigError: a path that is neither local nor of an allowed scheme.
+        ConfigError: a path that is neither local nor of an allowed scheme; a name that cannot be derived.
         DataError: a file that is missing, damaged or contradicts another; a wanted channel that is missing or refused; nothing usable.
         ResourceError: GRIB without cfgrib.
     """
     ledger = Ledger(report_only, fill_absent, boundary)
     files = expand_paths(paths, allow_remote)
-    return build_source(scan(files, ledger, Numbering()), ledger, channels)
+    return build_source(scan(files, ledger, Numbering()), ledger, channels, derive)
 
 
 def scan(files: Sequence[Path | str], ledger: Ledger, numbering: Numbering) -> list[Part]:
@@ -102,8 +104,8 @@ def scan(files: Sequence[Path | str], ledger: Ledger, numbering: Numbering) -> l
     return parts
 
 
-def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] | None = None) -> Source:
-    """One source from decoded files. Raises DataError as `open_source` does."""
+def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] | None = None, derive: Sequence[str] = ()) -> Source:
+    """One source from decoded files. Raises ConfigError and DataError as `open_source` does."""
     kept, grid = same_mesh(parts, ledger)
     findings = tuple(f for part in parts for f in part.findings)
     pieces = [piece for part in kept for piece in part.pieces]
@@ -118,7 +120,8 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
     if any(unrolled) and not all(unrolled):
         mixed = ", ".join(kept[unrolled.index(flag)].path for flag in (True, False))
         raise DataError("trajectories in one file, one record in another", where=mixed, fix="open them apart")
-    fields, times = align(combine(one_calendar(pieces, ledger), ledger), ledger, trajectories=any(unrolled))
+    fields = with_derived(combine(one_calendar(pieces, ledger), ledger), derive, ledger, ", ".join(dict.fromkeys(p.path for p in parts)))
+    fields, times = align(fields, ledger, trajectories=any(unrolled))
     prognostic = ChannelSet(tuple(channel for f in fields if f.times is not None for channel in _channels(f)))
     static = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))
     if channels is not None:

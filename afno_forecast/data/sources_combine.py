@@ -167,8 +167,8 @@ def _along_level(members: list[Piece], ledger: Ledger) -> Field:
             by_level.setdefault(level, []).append(replace(piece, levels=(level,), data=data))
     first = members[0]
     columns = {level: _along_time(by_level[level], ledger) for level in sorted(by_level)}
-    times = _shared_times({f"{first.variable}@{level}": t for level, (t, _) in columns.items()}, ledger)
-    layers = [_at_times(data, own, times) for own, data in columns.values()]
+    times = shared_times({f"{first.variable}@{level}": t for level, (t, _) in columns.items()}, ledger)
+    layers = [at_times(data, own, times) for own, data in columns.values()]
     return Field(first.variable, first.units, tuple(columns), times, da.concatenate(layers, axis=0 if times is None else 1), first)
 
 
@@ -251,7 +251,7 @@ def _constant(field: Field, ledger: Ledger) -> Field:
     return field
 
 
-def _shared_times(axes: dict[str, TimeAxis | None], ledger: Ledger) -> TimeAxis | None:
+def shared_times(axes: dict[str, TimeAxis | None], ledger: Ledger) -> TimeAxis | None:
     """The instants that all have. Raises DataError when there is none."""
     dated = {name: axis for name, axis in axes.items() if axis is not None}
     if not dated:
@@ -272,7 +272,8 @@ def _shared_times(axes: dict[str, TimeAxis | None], ledger: Ledger) -> TimeAxis 
     return TimeAxis(seconds, first.calendar)
 
 
-def _at_times(data: da.Array, own: TimeAxis | None, wanted: TimeAxis | None) -> da.Array:
+def at_times(data: da.Array, own: TimeAxis | None, wanted: TimeAxis | None) -> da.Array:
+    """Data (T, ...) on their own times at some of them."""
     if own is None or wanted is None or np.array_equal(own.seconds, wanted.seconds):
         return data
     chosen: da.Array = data[np.searchsorted(own.seconds, wanted.seconds)]
@@ -284,7 +285,7 @@ def align(fields: Sequence[Field], ledger: Ledger, *, trajectories: bool = False
 
     The steps from one of several trajectories to the next are no irregularity.
     """
-    times = _shared_times({f.variable: f.times for f in fields}, ledger)
+    times = shared_times({f.variable: f.times for f in fields}, ledger)
     if times is None:
         return list(fields), TimeAxis(np.empty(0, np.int64))
     if len(times) > 2:
@@ -295,4 +296,4 @@ def align(fields: Sequence[Field], ledger: Ledger, *, trajectories: bool = False
         if (steps != step).any():
             ledger.note(f"irregular step: {np.count_nonzero(steps != step)} of {len(steps)} are not {step / 3600:g} h "
                         f"({steps.min() / 3600:g} to {steps.max() / 3600:g} h)")
-    return [f if f.times is None else replace(f, times=times, data=_at_times(f.data, f.times, times)) for f in fields], times
+    return [f if f.times is None else replace(f, times=times, data=at_times(f.data, f.times, times)) for f in fields], times

@@ -5,7 +5,6 @@ import pytest
 import xarray as xr
 
 from afno_forecast.data.build import BuildRecipe, run_recipe
-from afno_forecast.data.derive import derive
 from afno_forecast.data.regrid import RegridConfig, apply_weights, bilinear_weights, conservative_weights, regrid
 from afno_forecast.data.sources import open_source
 from afno_forecast.errors import ConfigError, DataError
@@ -72,11 +71,27 @@ def test_a_store_is_built_on_another_grid_with_derived_channels(tmp_path):
     assert any("regridded (conservative) from 19x28" in note for note in store.notes)
     assert any("sum of 6 accumulations over 1h" in note and "5 times" in note for note in store.notes)
     with pytest.raises(ConfigError, match="did you mean"):
-        derive(open_source(tmp_path / "a.nc"), ["10m_wind_spead"])
+        open_source(tmp_path / "a.nc", derive=["10m_wind_spead"])
     with pytest.raises(DataError, match="is not here"):
-        derive(open_source(tmp_path / "a.nc"), ["wind_speed"])
+        open_source(tmp_path / "a.nc", derive=["wind_speed"])
     part = open_source(tmp_path / "a.nc")
     ds.isel(latitude=slice(3, 12)).to_netcdf(tmp_path / "band.nc")
     assert part.grid.is_global
     with pytest.raises(DataError, match="does not cover"):
         regrid(open_source(tmp_path / "band.nc"), RegridConfig(rows=7, columns=10))
+
+
+def test_six_hours_of_precipitation_are_summed_on_its_own_times(tmp_path):
+    times = np.datetime64("2001-01-01", "ns") + np.arange(31) * np.timedelta64(1, "h")
+    coords = {"time": times, "latitude": ("latitude", [60.0, 0, -60], {"units": "degrees_north"}),
+              "longitude": ("longitude", np.arange(4) * 90.0, {"units": "degrees_east"})}
+    dims, shape = ("time", "latitude", "longitude"), (31, 3, 4)
+    hourly = np.random.default_rng(2).uniform(size=shape).astype("f4")
+    tp = xr.Dataset({"tp": (dims, hourly, {"units": "m", "standard_name": "lwe_thickness_of_precipitation_amount"})}, coords)
+    t2m = xr.Dataset({"t2m": (dims, 280 + hourly, {"units": "K", "standard_name": "air_temperature"})}, coords).isel(time=slice(None, None, 6))
+    tp.to_netcdf(tmp_path / "tp.nc")
+    t2m.to_netcdf(tmp_path / "t2m.nc")
+    source = open_source([tmp_path / "tp.nc", tmp_path / "t2m.nc"], derive=["tp6h"])
+    assert source.times.format(0) == "2001-01-01T06" and len(source.times) == 5
+    expected = [hourly[n - 5 : n + 1, ::-1].sum(0) for n in range(6, 31, 6)]
+    np.testing.assert_allclose(source.dataset["total_precipitation_6hr"].values, expected, rtol=1e-6)
