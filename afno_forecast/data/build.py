@@ -117,8 +117,8 @@ def run_part(recipe: BuildRecipe, out: Path, share: Share, *, allow_remote: Sequ
 def _resolve(recipe: BuildRecipe, echo: Echo, allow_remote: Sequence[str]) -> tuple[Source, Plan]:
     """The source of a recipe and what is built from it; the source's notes are told."""
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    source = open_source(recipe.sources, derive=recipe.derive, fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary,
-                         allow_remote=allow_remote)
+    source = open_source(recipe.sources, channels=recipe.channels, static=recipe.static, derive=recipe.derive,
+                         fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary, allow_remote=allow_remote)
     source = source if recipe.period is None else _within(source, recipe.period)
     source = source if recipe.regrid is None else regrid(source, recipe.regrid)
     for line in tell(source.notes):
@@ -200,7 +200,7 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     """
     settle_swap(out, work_folder(out))
     store = Store.open(out)
-    source = open_source(sources, derive=store.attrs["recipe"].get("derive", ()))
+    source = open_source(sources, channels=store.channels.names, static=(), derive=store.attrs["recipe"].get("derive", ()))
     target = store.attrs["recipe"].get("regrid")
     source = source if target is None else regrid(source, RegridConfig.model_validate(target))
     for line in tell(source.notes):

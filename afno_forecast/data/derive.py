@@ -52,6 +52,12 @@ def derive(fields: Sequence[Field], names: Sequence[str], ledger: Ledger, where:
     return list(made.values())
 
 
+def ingredients(names: Sequence[str]) -> set[str]:
+    """The variables that derived ones are, or are made of."""
+    known = {variable.name if (variable := find_variable(name)) else name for name in names}
+    return known.union(*(SPEEDS.get(name, (SUMMED,)) for name in known))
+
+
 def _named(field: Field, name: str, long_name: str, units: str) -> Field:
     attrs = {"long_name": long_name, "standard_name": BY_NAME[name].standard_name if name in BY_NAME else "wind_speed"}
     return replace(field, variable=name, units=units, piece=replace(field.piece, file_name=name, variable=name, units=units, attrs=attrs))

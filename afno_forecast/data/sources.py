@@ -20,6 +20,7 @@ from afno_forecast.times import TimeAxis
 from afno_forecast.vocabulary import BY_NAME, short_name, split_name
 
 from .derive import derive as with_derived
+from .derive import ingredients
 from .sources_chunks import check_presence
 from .sources_combine import Field, align, combine, one_calendar, same_mesh
 from .sources_decode import Finding, Part, decode
@@ -67,14 +68,15 @@ class Source:
         return self.orientation.grid()
 
 
-def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, derive: Sequence[str] = (),
-                report_only: bool = False, fill_absent: bool = False, boundary: Literal["periodic", "open"] | None = None,
-                allow_remote: Sequence[str] = ()) -> Source:
+def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[str] | None = None, static: Sequence[str] | None = None,
+                derive: Sequence[str] = (), report_only: bool = False, fill_absent: bool = False,
+                boundary: Literal["periodic", "open"] | None = None, allow_remote: Sequence[str] = ()) -> Source:
     """Open files, globs, a folder or a zarr store as one dataset.
 
     Args:
         paths: netCDF, HDF5, GRIB or zarr, local.
-        channels: time-varying channels wanted, by any name, in the order wanted (constants are always kept); None for all.
+        channels: time-varying channels wanted, by any name, in the order wanted; None for all. The others are neither checked nor aligned.
+        static: constant fields wanted, likewise; None for all.
         derive: channels made of others; see `derive.derive`.
         report_only: remember what would be refused as notes and go on with the rest, where there is a rest.
         fill_absent: take chunks that a zarr store lacks as its fill value, where that is a number; they are refused otherwise.
@@ -88,7 +90,7 @@ def open_source(paths: Sequence[str | Path] | str | Path, *, channels: Sequence[
     """
     ledger = Ledger(report_only, fill_absent, boundary)
     files = expand_paths(paths, allow_remote)
-    return build_source(scan(files, ledger, Numbering()), ledger, channels, derive)
+    return build_source(scan(files, ledger, Numbering()), ledger, channels, static=static, derive=derive)
 
 
 def scan(files: Sequence[Path | str], ledger: Ledger, numbering: Numbering) -> list[Part]:
@@ -104,15 +106,16 @@ def scan(files: Sequence[Path | str], ledger: Ledger, numbering: Numbering) -> l
     return parts
 
 
-def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] | None = None, derive: Sequence[str] = ()) -> Source:
+def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] | None = None, *, static: Sequence[str] | None = None,
+                 derive: Sequence[str] = ()) -> Source:
     """One source from decoded files. Raises ConfigError and DataError as `open_source` does."""
     kept, grid = same_mesh(parts, ledger)
     findings = tuple(f for part in parts for f in part.findings)
     pieces = [piece for part in kept for piece in part.pieces]
     have = tuple(dict.fromkeys(short_name(p.variable, level) for p in pieces for level in (p.levels or (None,))))
-    if channels is not None:
-        wanted = {split_name(name)[0] for name in channels}
-        pieces = [p for p in pieces if p.variable in wanted or p.times is None or _is_constant(p.variable)]
+    wanted = {split_name(name)[0] for name in (*(channels or ()), *(static or ()))}
+    read = wanted | ingredients(derive)
+    pieces = [p for p in pieces if (static if p.times is None or _is_constant(p.variable) else channels) is None or p.variable in read]
     if not pieces:
         raise _nothing(parts, findings, channels)
     check_presence(kept, pieces, ledger)
@@ -121,19 +124,24 @@ def build_source(parts: Sequence[Part], ledger: Ledger, channels: Sequence[str] 
         mixed = ", ".join(kept[unrolled.index(flag)].path for flag in (True, False))
         raise DataError("trajectories in one file, one record in another", where=mixed, fix="open them apart")
     fields = with_derived(combine(one_calendar(pieces, ledger), ledger), derive, ledger, ", ".join(dict.fromkeys(p.path for p in parts)))
+    if channels is not None:
+        fields = [f for f in fields if f.times is None or f.variable in wanted]
     fields, times = align(fields, ledger, trajectories=any(unrolled))
     prognostic = ChannelSet(tuple(channel for f in fields if f.times is not None for channel in _channels(f)))
-    static = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))
+    fixed = ChannelSet(tuple(channel for f in fields if f.times is None for channel in _channels(f)))
     if channels is not None:
-        prognostic = _select(channels, prognostic, static, have, findings)
+        prognostic = _select(channels, prognostic, fixed, have, findings)
         fields = [f for f in fields if f.times is None or f.variable in {c.variable for c in prognostic}]
+    if static is not None:
+        fixed = _select(static, fixed, prognostic, have, findings)
+        fields = [f for f in fields if f.times is not None or f.variable in {c.variable for c in fixed}]
     for field in fields:
         if field.times is None and not _is_constant(field.variable):
             ledger.note(f"'{field.piece.file_name}' has no time: taken as a constant field; add a time if it is a state", field.piece.path)
         if field.levels is None and (known := BY_NAME.get(field.variable)) is not None and known.on_levels:
             ledger.note(f"'{field.piece.file_name}' ({field.variable}) has no pressure level in the file", field.piece.path)
     orientation = next(p.orientation for p in kept if p.orientation is not None)
-    return Source(_dataset(fields, times, grid), orientation, times, prognostic, static, ledger.notes,
+    return Source(_dataset(fields, times, grid), orientation, times, prognostic, fixed, ledger.notes,
                   tuple(dict.fromkeys(p.path for p in parts)), dict(kept[0].attrs), findings,
                   trajectory_numbers(times) if any(unrolled) else None)
 
@@ -160,19 +168,19 @@ def _channels(field: Field) -> list[Channel]:
     return [Channel(field.variable, level, field.units, role) for level in (field.levels if field.levels is not None else (None,))]
 
 
-def _select(names: Sequence[str], prognostic: ChannelSet, static: ChannelSet, have: Sequence[str], findings: Sequence[Finding]) -> ChannelSet:
-    """The wanted channels in order; a constant one is allowed, and stays among the constants."""
+def _select(names: Sequence[str], there: ChannelSet, others: ChannelSet, have: Sequence[str], findings: Sequence[Finding]) -> ChannelSet:
+    """The wanted channels in order; one of the other kind, constant or not, is allowed, and stays among the others."""
     chosen, missing, reasons = [], [], []
     for name in names:
         variable, level = split_name(name)
         full = variable if level is None else f"{variable}@{level}"
-        if full in prognostic.names:
-            chosen.append(prognostic.channels[prognostic.names.index(full)])
-        elif full not in static.names:
+        if full in there.names:
+            chosen.append(there.channels[there.names.index(full)])
+        elif full not in others.names:
             missing.append(name)
             reasons += refusals(name, findings)[:1]
     if missing:
-        near = get_close_matches(missing[0], [*prognostic.names, *have], 1, 0.6)
+        near = get_close_matches(missing[0], [*there.names, *have], 1, 0.6)
         reason = f" ({reasons[0]})" if reasons else ""
         where = ", ".join(dict.fromkeys(f.path for f in findings))
         raise DataError(f"no channel {', '.join(missing)}{reason}; there are {', '.join(have) or 'none'}", where=where,

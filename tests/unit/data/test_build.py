@@ -10,7 +10,7 @@ import xarray as xr
 from pydantic import ValidationError
 
 from afno_forecast.data.blocks import round_mantissa
-from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, build_store, run_recipe
+from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, append_to_store, build_store, run_recipe
 from afno_forecast.data.layout import Layout
 from afno_forecast.data.plan import StoreSettings
 from afno_forecast.data.sources import open_source
@@ -175,6 +175,31 @@ def test_a_recipe_chooses_channels_statics_and_period(write_record, six_hourly, 
     assert (stored.view(np.uint32) & np.uint32((1 << 15) - 1)).max() == 0
     with pytest.raises(ValidationError, match="extra"):
         BuildRecipe.model_validate({"sources": ("a.nc",), "chanels": ("t2m",)})
+
+
+def test_variables_that_are_not_wanted_are_neither_aligned_nor_compared(write_record, six_hourly, tmp_path):
+    def sea(name, times, shift=0.0):
+        def change(ds):
+            sst = (ds.t2m + np.float32(shift)).assign_attrs(units="K", standard_name="sea_surface_temperature")
+            lsm = (ds.orography / 900 + np.float32(shift)).assign_attrs(units="1", standard_name="land_binary_mask")
+            return xr.Dataset({"sst": sst, "lsm": lsm})
+
+        return str(write_record(times, name, change=change))
+
+    air = str(write_record(six_hourly(12), "air.nc"))
+    daily = six_hourly(12)[::4]
+    wanted = {"channels": ("t2m",), "static": ("orography",), "climatology": False}
+    for number, others in enumerate([(sea("daily.nc", daily),), (sea("later.nc", daily + np.timedelta64(750, "m")),),
+                                     (sea("one.nc", daily), sea("two.nc", daily, shift=0.1))]):
+        store = run_recipe(BuildRecipe(sources=(air, *others), **wanted), tmp_path / f"{number}.zarr")
+        assert store.channels.names == ("2m_temperature",) and store.static_channels.names == ("orography",) and len(store.times) == 12
+        assert len(store.attrs["provenance"]["sources"]) == 1 + len(others)
+    later = str(write_record(six_hourly(8, "2001-02-23T00"), "more.nc"))
+    assert len(append_to_store(tmp_path / "0.zarr", [later, sea("march.nc", six_hourly(8, "2001-03-23T00"))]).times) == 20
+    for wrong, near in ({"channels": ("t2n",)}, "t2m"), ({"static": ("orograhpy",)}, "orog"):
+        with pytest.raises(DataError, match="did you mean") as caught:
+            run_recipe(BuildRecipe(sources=(air,), **wanted | wrong), tmp_path / "wrong.zarr")
+        assert near in caught.value.fix
 
 
 def test_rounding_is_to_nearest_ties_to_even():
