@@ -211,9 +211,12 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     reader = BlockReader(source, plan.channels, plan.static, fill=plan.fill, round_bits=plan.round_bits)
     states = Continued(store, reader, plan)
     with _disk_full(plan, out), workspace(out, plan) as work, small_chunk_caches(), StopFlag() as stop:
+        if Store.open(out).attrs["recipe"] != store.attrs["recipe"]:
+            shutil.rmtree(work)
+            raise ConfigError("the store changed meanwhile: another process added to it", where=str(out), fix="run the same command again")
         Builder(states, plan, work, progress=progress, stop=stop, reuse=states.reuse).run()
         swap(out, work)
-    shutil.rmtree(work_folder(out))
+        shutil.rmtree(work)  # while it is locked: after that it may be another's
     return Store.open(out)
 
 

@@ -82,6 +82,24 @@ def test_only_later_dates_on_the_same_grid_are_appended(write_record, six_hourly
         append_to_store(out, [str(write_record(six_hourly(3, "2001-03-21T06"), "c.nc", change=lambda ds: ds.isel(latitude=slice(1, None))))])
 
 
+def test_dates_that_another_process_adds_meanwhile_are_not_lost(write_record, six_hourly, tmp_path, monkeypatch):
+    times, out = six_hourly(13), tmp_path / "s.zarr"
+    build_store(open_source(write_record(times[:6], "a.nc")), out, StoreSettings(climatology=False, **SMALL))
+    second, third = str(write_record(times[6:9], "b.nc")), str(write_record(times[9:], "c.nc"))
+
+    def slowly(*args, **kwargs):
+        monkeypatch.undo()
+        append_to_store(out, [second])
+        return open_source(*args, **kwargs)
+
+    monkeypatch.setattr("afno_forecast.data.build.open_source", slowly)
+    with pytest.raises(ConfigError, match=r"changed meanwhile.*\n.*s\.zarr\n.*run the same command again"):
+        append_to_store(out, [third])
+    assert len(Store.open(out).times) == 9
+    assert len(append_to_store(out, [third]).times) == 13
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_a_swap_interrupted_between_its_renames_is_finished(write_record, six_hourly, tmp_path, monkeypatch):
     times, out = six_hourly(12), tmp_path / "s.zarr"
     build_store(open_source(write_record(times[:7], "a.nc")), out, StoreSettings(climatology=False, **SMALL))
