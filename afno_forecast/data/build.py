@@ -128,7 +128,8 @@ def _resolve(recipe: BuildRecipe, echo: Echo, allow_remote: Sequence[str]) -> tu
         calendar = source.times.calendar
         period = (parse_instant(recipe.statistics.start, calendar), parse_instant(recipe.statistics.end, calendar))
     plan = make_plan(source, StoreSettings(recipe.channels, recipe.static, period, step, recipe.climatology, recipe.round_bits, recipe.fill))
-    more = {"period": recipe.period, "derive": list(recipe.derive), "regrid": None if recipe.regrid is None else recipe.regrid.model_dump()}
+    more = {"period": recipe.period, "derive": list(recipe.derive), "regrid": None if recipe.regrid is None else recipe.regrid.model_dump(),
+            "boundary": recipe.boundary, "absent_chunks": "fill" if recipe.absent_chunks == "fill" else None}
     return source, replace(plan, recipe=plan.recipe | {key: value for key, value in more.items() if value})
 
 
@@ -200,8 +201,10 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     """
     settle_swap(out, work_folder(out))
     store = Store.open(out)
-    source = open_source(sources, channels=store.channels.names, static=(), derive=store.attrs["recipe"].get("derive", ()))
-    target = store.attrs["recipe"].get("regrid")
+    recipe = store.attrs["recipe"]
+    source = open_source(sources, channels=store.channels.names, static=(), derive=recipe.get("derive", ()),
+                         fill_absent=recipe.get("absent_chunks") == "fill", boundary=recipe.get("boundary"))
+    target = recipe.get("regrid")
     source = source if target is None else regrid(source, RegridConfig.model_validate(target))
     for line in tell(source.notes):
         (echo or (lambda text: None))(line)
@@ -211,7 +214,7 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     reader = BlockReader(source, plan.channels, plan.static, fill=plan.fill, round_bits=plan.round_bits)
     states = Continued(store, reader, plan)
     with _disk_full(plan, out), workspace(out, plan) as work, small_chunk_caches(), StopFlag() as stop:
-        if Store.open(out).attrs["recipe"] != store.attrs["recipe"]:
+        if Store.open(out).attrs["recipe"] != recipe:
             shutil.rmtree(work)
             raise ConfigError("the store changed meanwhile: another process added to it", where=str(out), fix="run the same command again")
         Builder(states, plan, work, progress=progress, stop=stop, reuse=states.reuse).run()

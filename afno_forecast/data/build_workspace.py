@@ -67,7 +67,7 @@ def check_target(out: Path) -> None:
 def difference(old: Any, new: dict[str, Any]) -> str:
     """What sets two recipes apart, in words."""
     old = old if isinstance(old, dict) else {}
-    return "other " + ", ".join(key for key in new if old.get(key) != new[key])
+    return "other " + ", ".join(key for key in {**new, **old} if old.get(key) != new.get(key))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
+import zarr
 
 from afno_forecast.data import build_append
 from afno_forecast.data.build import BuildRecipe, Share, StatisticsPeriod, append_to_store, build_store, run_part, run_recipe
@@ -44,6 +46,7 @@ def test_parts_in_any_order_and_a_finish_make_the_store_built_at_once(write_reco
     run_part(recipe, out, Share(3, 3))
     run_recipe(recipe, out, finish=True)
     assert digest(out) == digest(tmp_path / "whole.zarr")
+    assert not {"boundary", "absent_chunks"} & set(Store.open(out).attrs["recipe"])  # nor have they stores of before these were kept
     assert not list(tmp_path.glob("*.partial"))
     run_part(recipe, out, Share(3, 3))  # nothing to do
 
@@ -98,6 +101,27 @@ def test_dates_that_another_process_adds_meanwhile_are_not_lost(write_record, si
     assert len(Store.open(out).times) == 9
     assert len(append_to_store(out, [third]).times) == 13
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_store_remembers_how_its_box_continues_and_what_absent_chunks_hold(tmp_path):
+    def box(start: str, name: str) -> str:
+        times = np.datetime64(start, "ns") + np.arange(4) * np.timedelta64(6, "h")
+        values = np.random.default_rng(5).normal(size=(4, 5, 7)).astype("f4")
+        values[2] = 0
+        axes = {"time": times, "y": ("y", np.arange(5) * 0.5), "x": ("x", np.arange(7) * 0.25)}
+        xr.Dataset(coords=axes).to_zarr(tmp_path / name, consolidated=False)
+        zarr.open_group(tmp_path / name).create_array("vorticity", data=values, chunks=(1, 5, 7), fill_value=0, attributes={"units": "s-1"},
+                                                      dimension_names=("time", "y", "x"))
+        assert not (tmp_path / name / "vorticity" / "c" / "2").exists()  # left out by the writer
+        return str(tmp_path / name)
+
+    out, first = tmp_path / "s.zarr", box("2001-02-20", "a.zarr")
+    recipe = BuildRecipe(sources=(first,), climatology=False, absent_chunks="fill", boundary="periodic")
+    run_recipe(recipe, out)
+    assert run_recipe(recipe, out).grid.boundary == "periodic"
+    with pytest.raises(ConfigError, match=r"another recipe \(other boundary\)"):
+        run_recipe(recipe.model_copy(update={"boundary": "open"}), out)
+    assert len(append_to_store(out, [box("2001-02-21", "b.zarr")]).times) == 8
 
 
 def test_a_swap_interrupted_between_its_renames_is_finished(write_record, six_hourly, tmp_path, monkeypatch):
