@@ -29,7 +29,7 @@ from .build_workspace import Share, check_target, difference, work_folder, works
 from .plan import Plan, StoreSettings, folders_of, make_plan
 from .regrid import RegridConfig, regrid
 from .sources import Source, open_source
-from .sources_files import small_chunk_caches
+from .sources_files import expand_paths, small_chunk_caches
 from .sources_notes import tell
 from .store import Store, is_store
 
@@ -92,7 +92,7 @@ def run_recipe(recipe: BuildRecipe, out: Path, *, finish: bool = False, allow_re
     """
     echo = echo or (lambda text: None)
     check_target(out)
-    source, plan = _resolve(recipe, echo, allow_remote)
+    source, plan = _resolve(recipe, out, echo, allow_remote)
     store = _build(source, plan, out, finish=finish, progress=progress)
     told = tell(source.notes, folders_of(source))
     for line in store.notes:
@@ -105,7 +105,7 @@ def run_part(recipe: BuildRecipe, out: Path, share: Share, *, allow_remote: Sequ
              echo: Echo | None = None) -> None:
     """Build one part of the store a recipe describes, while other processes build theirs; `run_recipe` then finishes it. Raises as `build_store`."""
     check_target(out)
-    source, plan = _resolve(recipe, echo or (lambda text: None), allow_remote)
+    source, plan = _resolve(recipe, out, echo or (lambda text: None), allow_remote)
     if is_store(out):
         _require_same_recipe(Store.open(out), plan)
         return
@@ -114,10 +114,11 @@ def run_part(recipe: BuildRecipe, out: Path, share: Share, *, allow_remote: Sequ
         Builder(reader, plan, work, progress=progress, stop=stop).run_part(share)
 
 
-def _resolve(recipe: BuildRecipe, echo: Echo, allow_remote: Sequence[str]) -> tuple[Source, Plan]:
+def _resolve(recipe: BuildRecipe, out: Path, echo: Echo, allow_remote: Sequence[str]) -> tuple[Source, Plan]:
     """The source of a recipe and what is built from it; the source's notes are told."""
     step = None if recipe.time_step is None else parse_duration(recipe.time_step)
-    source = open_source(recipe.sources, channels=recipe.channels, static=recipe.static, derive=recipe.derive,
+    files = expand_paths(recipe.sources, allow_remote, output=out)
+    source = open_source(files, channels=recipe.channels, static=recipe.static, derive=recipe.derive,
                          fill_absent=recipe.absent_chunks == "fill", boundary=recipe.boundary, allow_remote=allow_remote)
     source = source if recipe.period is None else _within(source, recipe.period)
     source = source if recipe.regrid is None else regrid(source, recipe.regrid)
@@ -202,7 +203,7 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
     settle_swap(out, work_folder(out))
     store = Store.open(out)
     recipe = store.attrs["recipe"]
-    source = open_source(sources, channels=store.channels.names, static=(), derive=recipe.get("derive", ()),
+    source = open_source(expand_paths(sources, output=out), channels=store.channels.names, static=(), derive=recipe.get("derive", ()),
                          fill_absent=recipe.get("absent_chunks") == "fill", boundary=recipe.get("boundary"))
     target = recipe.get("regrid")
     source = source if target is None else regrid(source, RegridConfig.model_validate(target))

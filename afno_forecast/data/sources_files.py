@@ -42,8 +42,13 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / mark).is_file() for mark in _ZARR_MARKS)
 
 
-def expand_paths(paths: Sequence[str | Path] | str | Path, allow_remote: Sequence[str] = ()) -> tuple[Path | str, ...]:
+def expand_paths(paths: Sequence[str | Path] | str | Path, allow_remote: Sequence[str] = (), *, output: Path | None = None) -> tuple[Path | str, ...]:
     """Files and zarr stores that paths, globs and folders name, each once, in order of name within a glob or folder; addresses as text.
+
+    Args:
+        paths: what is named.
+        allow_remote: schemes of remote zarr stores that may be opened.
+        output: what is made of them; it is none of them where it lies in such a folder.
 
     Raises:
         ConfigError: a remote address or a chained one.
@@ -59,15 +64,18 @@ def expand_paths(paths: Sequence[str | Path] | str | Path, allow_remote: Sequenc
         if address is not None:
             found[address] = None
             continue
-        for path in _expand(text):
+        for path in _expand(text, output):
             found[path] = None
     return tuple(found)
 
 
-def _expand(text: str) -> list[Path]:
+def _expand(text: str, output: Path | None) -> list[Path]:
+    def is_source(found: Path) -> bool:
+        return output is None or found.resolve() != output.resolve()
+
     path = Path(text).expanduser()
     if path.is_dir() and not is_zarr(path):
-        inside = sorted(p for p in path.iterdir() if (p.suffix.lower() in _SUFFIXES and p.is_file()) or is_zarr(p))
+        inside = sorted(p for p in path.iterdir() if is_source(p) and ((p.suffix.lower() in _SUFFIXES and p.is_file()) or is_zarr(p)))
         if not inside:
             some = ", ".join(sorted(p.name for p in path.iterdir())[:6])
             raise DataError("no gridded file in this folder" + (f"; it has {some}" if some else ": it is empty"), where=text,
@@ -76,7 +84,7 @@ def _expand(text: str) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(text):
-        matched = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        matched = sorted(filter(is_source, Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
         if matched:
             return matched
         raise DataError(f"no file matches '{text}'", fix="check the pattern, and quote it so that the shell leaves it alone")

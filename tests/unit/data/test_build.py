@@ -202,6 +202,19 @@ def test_variables_that_are_not_wanted_are_neither_aligned_nor_compared(write_re
         assert near in caught.value.fix
 
 
+def test_a_store_in_the_folder_of_its_sources_is_none_of_them(write_record, six_hourly, tmp_path):
+    write_record(six_hourly(7))
+    out = tmp_path / "out.zarr"
+    for sources in (str(tmp_path),), (f"{tmp_path}/*r*",):
+        recipe = BuildRecipe(sources=sources, climatology=False)
+        assert len(run_recipe(recipe, out).times) == len(run_recipe(recipe, out).times) == 7
+    with pytest.raises(DataError, match="a training store, not a source"):
+        run_recipe(BuildRecipe(sources=(str(out),)), out)
+    (tmp_path / "record.nc").unlink()
+    with pytest.raises(DataError, match="no gridded file in this folder"):
+        run_recipe(BuildRecipe(sources=(str(tmp_path),)), out)
+
+
 def test_rounding_is_to_nearest_ties_to_even():
     values = np.asarray([1.0, 1.25, 1.75, -1.25, 3.1, 0.0, 5e4], np.float32)
     round_mantissa(values, 1)
