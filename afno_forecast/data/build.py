@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +24,10 @@ from ..signals import StopFlag
 from ..times import parse_duration, parse_instant
 from . import layout as disk
 from .blocks import BlockReader
-from .build_append import Continued, continue_plan, require_later, settle_swap, swap
+from .build_append import Continued, continue_plan, require_later, require_whole_sums, settle_swap, swap
 from .build_steps import Builder, Progress
 from .build_workspace import Share, check_target, difference, work_folder, workspace
+from .derive import SUM, SUMMED
 from .plan import Plan, StoreSettings, folders_of, make_plan
 from .regrid import RegridConfig, regrid
 from .sources import Source, open_source
@@ -197,20 +199,23 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
         progress, echo: see `run_recipe`.
 
     Raises:
-        DataError: dates that are not later, another grid or calendar, a channel that is missing.
+        DataError: dates that are not later, another grid or calendar, a channel that is missing, sums that need earlier hours.
         ConfigError, ResourceError, Stopped: as `build_store`.
     """
     settle_swap(out, work_folder(out))
     store = Store.open(out)
     recipe = store.attrs["recipe"]
-    source = open_source(expand_paths(sources, output=out), channels=store.channels.names, static=(), derive=recipe.get("derive", ()),
-                         fill_absent=recipe.get("absent_chunks") == "fill", boundary=recipe.get("boundary"))
+    opened = partial(open_source, expand_paths(sources, output=out), static=(), fill_absent=recipe.get("absent_chunks") == "fill",
+                     boundary=recipe.get("boundary"))
+    source = opened(channels=store.channels.names, derive=recipe.get("derive", ()))
     target = recipe.get("regrid")
     source = source if target is None else regrid(source, RegridConfig.model_validate(target))
     for line in tell(source.notes):
         (echo or (lambda text: None))(line)
     if not require_later(store, source):
         return store
+    if SUM in store.channels.names and all(found.variable != SUM for found in source.findings):
+        require_whole_sums(store, source, opened(channels=(SUMMED,)))
     plan = continue_plan(store, source)
     reader = BlockReader(source, plan.channels, plan.static, fill=plan.fill, round_bits=plan.round_bits)
     states = Continued(store, reader, plan)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..times import TimeAxis, format_instant
+from ..times import TimeAxis, common_step, format_instant, missing_instants
 from . import layout as disk
 from .blocks import BlockReader
+from .derive import HOURS, SUM, SUMMED
 from .layout import Layout
 from .plan import Plan, folders_of, hours_of
 from .provenance import describe_source
@@ -47,6 +48,24 @@ def require_later(store: Store, source: Source) -> bool:
         raise DataError(f"the store ends at {format_instant(last, calendar)}; the new files begin at {first}", where=", ".join(source.paths),
                         fix="give files of later dates only")
     return True
+
+
+def require_whole_sums(store: Store, source: Source, accumulations: Source) -> None:
+    """Raises DataError where six-hour sums lack times after the store's end only because their first accumulations are not among the new files.
+
+    Args:
+        store: the store.
+        source: later states, with the sums.
+        accumulations: what was summed, on its own times.
+    """
+    seam = np.asarray([store.times.seconds[-1], source.times.seconds[0]])
+    step = common_step(np.concatenate([store.times.seconds, source.times.seconds]))
+    lost, summed = missing_instants(seam, step), accumulations.times.seconds
+    whole_from = summed[0] + HOURS * 3600 - common_step(summed)
+    if len(lost) and summed[0] <= lost[0] and lost[-1] < whole_from:
+        first, until = (format_instant(int(seconds), store.times.calendar) for seconds in (lost[0], lost[-1]))
+        raise DataError(f"'{SUM}' cannot be summed at {len(lost)} times, {first} to {until}: '{SUMMED}' begins at {accumulations.times.format(0)}",
+                        where=", ".join(source.paths), fix=f"add a file with '{SUMMED}' alone of the {HOURS} hours before {first}")
 
 
 def continue_plan(store: Store, source: Source) -> Plan:

@@ -124,6 +124,32 @@ def test_a_store_remembers_how_its_box_continues_and_what_absent_chunks_hold(tmp
     assert len(append_to_store(out, [box("2001-02-21", "b.zarr")]).times) == 8
 
 
+def test_sums_over_six_hours_go_on_over_the_seam_or_are_refused(tmp_path):
+    times = np.datetime64("2001-02-20", "ns") + np.arange(31) * np.timedelta64(1, "h")
+    attrs = {"units": "m", "standard_name": "lwe_thickness_of_precipitation_amount"}
+    values = np.random.default_rng(6).uniform(size=(31, 4, 7)).astype("f4")
+    axes = {"time": times, "latitude": ("latitude", np.linspace(60, -60, 4), {"units": "degrees_north"}),
+            "longitude": ("longitude", np.arange(7) * 360 / 7, {"units": "degrees_east"})}
+    hourly = xr.Dataset({"tp": (("time", "latitude", "longitude"), values, attrs)}, axes)
+
+    def part(name: str, start: int, stop: int) -> str:
+        hourly.isel(time=slice(start, stop)).to_netcdf(tmp_path / name)
+        return str(tmp_path / name)
+
+    first, later, before, after_gap = part("a.nc", 0, 17), part("b.nc", 17, 31), part("before.nc", 12, 17), part("gap.nc", 19, 31)
+    recipe = {"channels": ("tp6h",), "derive": ("tp6h",), "climatology": False,
+              "statistics": StatisticsPeriod(start="2001-02-20", end="2001-02-20T16")}
+    whole = run_recipe(BuildRecipe(sources=(first, later), **recipe), tmp_path / "whole.zarr")
+    run_recipe(BuildRecipe(sources=(first,), **recipe), tmp_path / "gap.zarr")
+    out = tmp_path / "s.zarr"
+    run_recipe(BuildRecipe(sources=(first,), **recipe), out)
+    with pytest.raises(DataError, match="at 5 times, 2001-02-20T17 to 2001-02-20T21: 'total_precipitation' begins at 2001-02-20T17"):
+        append_to_store(out, [later])
+    assert append_to_store(out, [before, later]).times.seconds.tolist() == whole.times.seconds.tolist()
+    assert digest(out / "state") == digest(tmp_path / "whole.zarr" / "state")
+    assert append_to_store(tmp_path / "gap.zarr", [after_gap]).attrs["missing_times"]["count"] == 7  # as built at once: two hours are nowhere
+
+
 def test_a_swap_interrupted_between_its_renames_is_finished(write_record, six_hourly, tmp_path, monkeypatch):
     times, out = six_hourly(12), tmp_path / "s.zarr"
     build_store(open_source(write_record(times[:7], "a.nc")), out, StoreSettings(climatology=False, **SMALL))
