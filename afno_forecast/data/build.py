@@ -230,9 +230,9 @@ def append_to_store(out: Path, sources: Sequence[str], *, progress: Progress | N
 
 
 def _require_same_recipe(store: Store, plan: Plan) -> None:
-    if store.attrs.get("recipe") != plan.recipe:
-        raise ConfigError(f"the store exists, built from another recipe ({difference(store.attrs.get('recipe'), plan.recipe)})",
-                          where=str(store.path), fix="choose another name, or delete the store")
+    if other := difference(store.attrs.get("recipe"), plan.recipe):
+        raise ConfigError(f"the store exists, built from another recipe ({other})", where=str(store.path),
+                          fix="choose another name, or delete the store")
 
 
 @contextmanager

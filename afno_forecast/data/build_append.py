@@ -22,7 +22,7 @@ from .blocks import BlockReader
 from .derive import HOURS, SUM, SUMMED
 from .layout import Layout
 from .plan import Plan, folders_of, hours_of
-from .provenance import describe_source
+from .provenance import describe_source, is_same_source
 from .sources import Source
 from .sources_notes import tell
 from .store import Store, is_store, match_channels
@@ -40,7 +40,7 @@ def require_later(store: Store, source: Source) -> bool:
         raise DataError(f"the store counts time on the {calendar} calendar; the new files on {source.times.calendar}", where=", ".join(source.paths),
                         fix="give files on the same calendar")
     described = [describe_source(p) for p in source.paths]
-    if all(d in store.attrs["recipe"]["sources"] for d in described):
+    if all(any(is_same_source(old, new) for old in store.attrs["recipe"]["sources"]) for new in described):
         return False  # added before
     last = int(store.times.seconds[-1])
     if not len(source.times) or source.times.seconds[0] <= last:

@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import ConfigError, ResourceError
 from . import layout as disk
 from .plan import Plan
+from .provenance import is_same_source
 from .store import is_store
 
 
@@ -65,9 +66,12 @@ def check_target(out: Path) -> None:
 
 
 def difference(old: Any, new: dict[str, Any]) -> str:
-    """What sets two recipes apart, in words."""
+    """What sets two recipes apart, in words; empty when nothing does."""
     old = old if isinstance(old, dict) else {}
-    return "other " + ", ".join(key for key in {**new, **old} if old.get(key) != new.get(key))
+    before, now = old.get("sources", []), new["sources"]
+    same_sources = len(before) == len(now) and all(map(is_same_source, before, now))
+    keys = [key for key in {**new, **old} if not (same_sources if key == "sources" else old.get(key) == new.get(key))]
+    return f"other {', '.join(keys)}" if keys else ""
 
 
 @contextmanager
@@ -105,8 +109,8 @@ def _prepare(work: Path, plan: Plan) -> None:
     recipe = {"version": __version__, **plan.recipe}
     if mark.exists():
         old = json.loads(mark.read_text(encoding="utf-8"))
-        if old != recipe:
-            raise ConfigError(f"an unfinished build of another recipe is in the way ({difference(old, recipe)})", where=str(work),
+        if other := difference(old, recipe):
+            raise ConfigError(f"an unfinished build of another recipe is in the way ({other})", where=str(work),
                               fix=f"rm -r '{work}'")
     _check_room(work, plan)
     if not mark.exists():

@@ -21,7 +21,8 @@ def describe_source(source: str | Path) -> dict[str, Any]:
     """Name, bytes and a hash of a file or of a folder (zarr); the hash does not depend on times of modification.
 
     Files up to 1 GiB are hashed whole (`sha256`); of larger ones the size and 64 pieces of 1 MiB (`sha256_sampled`); of a folder
-    the names and sizes of all files and the content of the metadata (`sha256_listing`); of a remote zarr its metadata (`sha256_metadata`).
+    the names and sizes of all files and the content of the metadata (`sha256_listing`), and the content of all as that of a file; of a
+    remote zarr its metadata (`sha256_metadata`).
     """
     if "://" in str(source):
         metadata = {name: item.metadata.to_dict() for name, item in zarr.open_group(str(source), mode="r").members()}
@@ -41,15 +42,29 @@ def describe_source(source: str | Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "sha256_sampled": digest.hexdigest()}
 
 
+def is_same_source(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same source; the old one may know less."""
+    return old.items() <= new.items()
+
+
 def _describe_folder(path: Path) -> dict[str, Any]:
-    digest, total = hashlib.sha256(), 0
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    listing, content, total = hashlib.sha256(), hashlib.sha256(), 0
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
         size = file.stat().st_size
         total += size
-        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
+        listing.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
         if file.name in _METADATA:
-            digest.update(file.read_bytes())
-    return {"name": path.name, "bytes": total, "sha256_listing": digest.hexdigest()}
+            listing.update(file.read_bytes())
+    whole = total <= _WHOLE_BYTES
+    for n, file in enumerate(files if whole else [files[(len(files) - 1) * n // (_NUM_SAMPLES - 1)] for n in range(_NUM_SAMPLES)]):
+        with file.open("rb") as handle:
+            if whole:
+                content.update(hashlib.file_digest(handle, "sha256").digest())
+            else:
+                handle.seek(max(0, file.stat().st_size - _SAMPLE_BYTES) * n // (_NUM_SAMPLES - 1))
+                content.update(handle.read(_SAMPLE_BYTES))
+    return {"name": path.name, "bytes": total, "sha256_listing": listing.hexdigest(), "sha256" if whole else "sha256_sampled": content.hexdigest()}
 
 
 def provenance(sources: Sequence[Mapping[str, Any]], attrs: Mapping[str, Any], notes: Sequence[str], version: str) -> dict[str, Any]:

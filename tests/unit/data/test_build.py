@@ -13,6 +13,7 @@ from afno_forecast.data.blocks import round_mantissa
 from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, append_to_store, build_store, run_recipe
 from afno_forecast.data.layout import Layout
 from afno_forecast.data.plan import StoreSettings
+from afno_forecast.data.provenance import describe_source, is_same_source
 from afno_forecast.data.sources import open_source
 from afno_forecast.data.store import Store
 from afno_forecast.errors import ConfigError, DataError, ResourceError, Stopped
@@ -92,6 +93,23 @@ def test_built_twice_gives_the_same_bytes_and_says_where_from(write_record, six_
     assert origin["source_attributes"]["institution"] == "simulated, not observed"
     assert first.attrs["simulated"] == "simulated, not observed"
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_zarr_rewritten_in_place_is_another_source(make_record, six_hourly, tmp_path, monkeypatch):
+    path, out = tmp_path / "raw.zarr", tmp_path / "s.zarr"
+    ds = make_record(six_hourly(7))
+    ds.to_zarr(path, consolidated=False, encoding={name: {"compressors": None} for name in ds.data_vars})
+    recipe = BuildRecipe(sources=(str(path),), climatology=False)
+    before = {key: run_recipe(recipe, out).attrs["recipe"]["sources"][0][key] for key in ("name", "bytes", "sha256_listing")}
+    whole = describe_source(path)
+    monkeypatch.setattr("afno_forecast.data.provenance._WHOLE_BYTES", 0)
+    sampled = describe_source(path)
+    (ds[["t2m"]] + np.float32(1)).drop_vars(["time", "latitude", "longitude"]).to_zarr(path, mode="r+", consolidated=False)
+    assert not is_same_source(sampled, describe_source(path)) and is_same_source(before, describe_source(path))  # as older stores describe theirs
+    monkeypatch.undo()
+    assert not is_same_source(whole, describe_source(path))
+    with pytest.raises(ConfigError, match=r"another recipe \(other sources\)"):
+        run_recipe(recipe, out)
 
 
 class InterruptedBuildError(Exception):
