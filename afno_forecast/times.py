@@ -24,7 +24,7 @@ _SYNONYMS = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"
 _NANOSECOND_RANGE = (-9_223_372_036, 9_223_372_036)
 _GREGORIAN_REFORM = -12_219_292_800  # 1582-10-15: from here on the mixed calendar is the proleptic Gregorian one
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_LAST_YEAR = 9999
+LAST_YEAR = 9999
 
 
 def parse_duration(text: str | int) -> int:
@@ -34,8 +34,8 @@ def parse_duration(text: str | int) -> int:
     if not parts or rebuilt != str(text).replace(" ", ""):
         raise ConfigError(f"'{text}' is not a duration", fix="write it as 6h, 10d, 90min or 1d12h")
     seconds = sum(Fraction(number) * _UNITS[unit] for number, unit in parts)
-    if seconds > _LAST_YEAR * 366 * 86400:
-        raise ConfigError(f"'{text}' is longer than {_LAST_YEAR} years", fix="write it as 6h, 10d or 90min")
+    if seconds > LAST_YEAR * 366 * 86400:
+        raise ConfigError(f"'{text}' is longer than {LAST_YEAR} years", fix="write it as 6h, 10d or 90min")
     if seconds.denominator != 1 or seconds == 0:
         raise ConfigError(f"'{text}' is not a whole, positive number of seconds", fix="write it as 6h, 10d or 90min")
     return int(seconds)
@@ -67,8 +67,8 @@ def parse_instant(text: str, calendar: str = STANDARD) -> int:
         raise ConfigError(f"'{text}' is not an ISO date", fix="write it as 2020-01-01 or 2020-01-01T06")
     year, month, day, hour, minute, second = (int(g or 0) for g in match.groups())
     first = 1 if canonical_calendar(calendar) in {"standard", "julian"} else 0  # CF gives them no year 0
-    if not first <= year <= _LAST_YEAR:
-        raise ConfigError(f"'{text}' is not in the years {first} to {_LAST_YEAR}", fix="write it as 2020-01-01 or 2020-01-01T06")
+    if not first <= year <= LAST_YEAR:
+        raise ConfigError(f"'{text}' is not in the years {first} to {LAST_YEAR}", fix="write it as 2020-01-01 or 2020-01-01T06")
     try:
         date = cftime.datetime(year, month, day, hour, minute, second, calendar=canonical_calendar(calendar))
         return int(cftime.date2num(date, EPOCH, calendar=canonical_calendar(calendar)))

@@ -14,6 +14,7 @@ from afno_forecast.data.build import BuildRecipe, StatisticsPeriod, run_recipe
 from afno_forecast.data.regrid import RegridConfig
 from afno_forecast.data.sources_trajectories import FIRST_YEAR
 from afno_forecast.errors import DataError, ForecastError
+from afno_forecast.times import LAST_YEAR
 
 
 def build(recipe: BuildRecipe, out: Path, *, allow_remote: Sequence[str] = ()) -> int:
@@ -42,9 +43,13 @@ def is_made(path: Path, parameters: str) -> bool:
     raise SystemExit(error.exit_code)
 
 
-def first_trajectories(count: int) -> StatisticsPeriod:
+def first_trajectories(text: str) -> StatisticsPeriod:
     """The period of so many trajectories, a year each."""
-    return StatisticsPeriod(start=f"{FIRST_YEAR}-01-01", end=f"{FIRST_YEAR + count - 1}-12-31T23")
+    most = LAST_YEAR - FIRST_YEAR + 1
+    if not re.fullmatch(r"\d{1,9}", text) or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of trajectories from 1 to {most}: trajectory n has the year {FIRST_YEAR} + n, and "
+                                         f"dates end with {LAST_YEAR}")
+    return StatisticsPeriod(start=f"{FIRST_YEAR}-01-01", end=f"{FIRST_YEAR + int(text) - 1}-12-31T23")
 
 
 def period(text: str) -> StatisticsPeriod:

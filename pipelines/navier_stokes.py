@@ -102,7 +102,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="gets a netCDF file for every 8 trajectories, and store.zarr")
     parser.add_argument("--trajectories", type=int, default=40)
-    parser.add_argument("--train", type=int, default=32, help="the first so many give the statistics; the rest are for validation and test")
+    parser.add_argument("--train", type=first_trajectories, default="32",
+                        help="the first so many give the statistics; the rest are for validation and test")
     parser.add_argument("--size", type=int, default=64, help="points a side")
     parser.add_argument("--viscosity", type=float, default=1e-4)
     parser.add_argument("--steps", type=int, default=40, help="states of a trajectory")
@@ -125,7 +126,7 @@ def main() -> int:
                             dt=arguments.dt, spin_up=arguments.spin_up)
             write(files[-1], curl, seeds, arguments.interval, parameters)
         print(f"{seeds[-1] + 1} of {arguments.trajectories} trajectories", flush=True)
-    recipe = BuildRecipe(sources=tuple(map(str, files)), statistics=first_trajectories(arguments.train))
+    recipe = BuildRecipe(sources=tuple(map(str, files)), statistics=arguments.train)
     return build(recipe, arguments.folder / "store.zarr")
 
 

@@ -78,7 +78,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="gets netCDF files, and store_64x128.zarr and store_32x64.zarr")
     parser.add_argument("--start", choices=["random", "galewsky"], default="random", help="first states")
     parser.add_argument("--trajectories", type=int, default=40)
-    parser.add_argument("--train", type=int, default=32, help="the first so many give the statistics; the rest are for validation and test")
+    parser.add_argument("--train", type=first_trajectories, default="32",
+                        help="the first so many give the statistics; the rest are for validation and test")
     parser.add_argument("--steps", type=int, default=48, help="states of a trajectory, an hour apart")
     parser.add_argument("--spin-up", type=int, default=12, help="hours before the first state")
     parser.add_argument("--dt", type=int, default=150, help="time step of the solver, seconds; divides 3600")
@@ -100,7 +101,7 @@ def main() -> int:
         print(f"\r{seed + 1} of {arguments.trajectories} trajectories", end="", file=sys.stderr, flush=True)
     code = 0
     for rows, columns in SIZES:
-        recipe = BuildRecipe(sources=tuple(map(str, files[rows, columns])), statistics=first_trajectories(arguments.train))
+        recipe = BuildRecipe(sources=tuple(map(str, files[rows, columns])), statistics=arguments.train)
         code = code or build(recipe, arguments.folder / f"store_{rows}x{columns}.zarr")
     return code
 

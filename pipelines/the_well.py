@@ -20,12 +20,12 @@ def main(description: str | None = __doc__, boundary: bool = False) -> int:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, nargs="+", help="files, or folders of files")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, required=True, help="the first so many trajectories give the statistics")
+    parser.add_argument("--train", type=first_trajectories, required=True, help="the first so many trajectories give the statistics")
     parser.add_argument("--channels", help="names separated by commas; all that vary in time by default")
     if boundary:
         parser.add_argument("--boundary", choices=["periodic", "open"], required=True, help="the files do not say how the box ends")
     arguments = parser.parse_args()
-    recipe = BuildRecipe(sources=tuple(map(str, arguments.source)), statistics=first_trajectories(arguments.train),
+    recipe = BuildRecipe(sources=tuple(map(str, arguments.source)), statistics=arguments.train,
                          boundary=arguments.boundary if boundary else None, channels=names(arguments.channels))
     return build(recipe, arguments.out)
 

@@ -1,11 +1,17 @@
 """Trajectories in netCDF: numbers, times with and without units, and what cannot be laid on one axis."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from afno_forecast.data.sources import open_source
 from afno_forecast.errors import DataError
+from afno_forecast.times import parse_instant
+
+PIPELINES = Path(__file__).resolve().parents[3] / "pipelines"
 
 
 def dataset(time: np.ndarray, numbers=None, units: str | None = None, count: int = 2) -> xr.Dataset:
@@ -75,3 +81,21 @@ def test_trajectories_and_a_record_do_not_mix(write):
     record = one.isel(trajectory=0).assign_coords(time=np.datetime64("2001-01-01", "ns") + np.arange(3) * np.timedelta64(1, "h"))
     with pytest.raises(DataError, match="trajectories in one file, one record in another"):
         open_source([write(one, "a.nc"), write(record, "b.nc")])
+
+
+@pytest.mark.parametrize("count", ["8001", "0", "some"])
+@pytest.mark.parametrize("name", ["pdebench.py", "the_well.py"])
+def test_the_pipelines_refuse_to_train_on_trajectories_that_no_date_can_name(tmp_path, run_pipeline, capsys, name, count):
+    more = ("--boundary", "periodic") if name == "pdebench.py" else ()
+    assert run_pipeline(name, tmp_path / "cfd.hdf5", tmp_path / "cfd.zarr", "--train", count, *more) == 2
+    assert f"'{count}' is no number of trajectories from 1 to 8000" in capsys.readouterr().err
+
+
+def test_the_commands_that_pdebench_shows_name_trajectories_that_have_a_date(monkeypatch):
+    monkeypatch.syspath_prepend(PIPELINES)
+    from building import first_trajectories
+
+    counts = re.findall(r"--train (\d+)", (PIPELINES / "pdebench.py").read_text())
+    assert len(counts) == 2
+    for count in counts:
+        parse_instant(first_trajectories(count).end)
