@@ -13,6 +13,7 @@ import zarr
 
 from .. import vocabulary
 from ..channels import Channel, ChannelSet
+from ..data.sources_files import READ_ERRORS
 from ..data.units import canonical, convert
 from ..errors import DataError
 from ..grid import BoxGrid, Grid, LatLonGrid, Orientation
@@ -127,7 +128,7 @@ def _load(ds: xr.Dataset, variable: str, init_index: int, leads: slice) -> Any:
     try:
         values = ds[variable].isel(time=init_index, prediction_timedelta=leads).values
         return values if MEMBER in ds[variable].dims else values[None]
-    except (OSError, RuntimeError, ValueError) as error:
+    except READ_ERRORS as error:
         raise DataError(f"'{variable}' cannot be read: {error}", where=f"forecast from {str(ds['time'].values[init_index])[:16]}",
                         fix="copy the file again, or run the rollout again") from error
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
@@ -88,6 +90,15 @@ def refuse(tmp_path: Path, ds: xr.Dataset, message: str) -> None:
     ds.to_netcdf(tmp_path / "fc.nc")
     with pytest.raises(DataError, match=message):
         open_forecast(tmp_path / "fc.nc")
+
+
+@pytest.mark.parametrize("codec", [numcodecs.Zlib(), numcodecs.LZMA(), numcodecs.GZip()], ids=lambda codec: codec.codec_id)
+def test_a_forecast_with_a_damaged_chunk_is_refused_whatever_compressed_it(tmp_path: Path, codec: Any) -> None:
+    weatherbench()[["2m_temperature"]].to_zarr(tmp_path / "fc.zarr", zarr_format=2, encoding={"2m_temperature": {"compressors": [codec]}})
+    chunk = next(p for p in (tmp_path / "fc.zarr" / "2m_temperature").iterdir() if not p.name.startswith("."))
+    chunk.write_bytes(chunk.read_bytes()[:-30])
+    with pytest.raises(DataError, match="'2m_temperature' cannot be read"):
+        read_channels(open_forecast(tmp_path / "fc.zarr"), ChannelSet((Channel("2m_temperature", None, "K"),)), 0, slice(0, 2))
 
 
 def test_an_ensemble_has_its_members_after_the_init_time(tmp_path: Path) -> None:
