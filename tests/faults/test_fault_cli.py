@@ -64,7 +64,7 @@ def test_build_tells_what_it_converts_and_what_it_refuses(program: Program, tmp_
 @pytest.mark.parametrize("name", ["msl", "mean_sea_level_pressure"])
 def test_a_channel_that_was_refused_is_not_just_absent(program: Program, tmp_path: Path, name: str) -> None:
     code, _, err = program("data", "build", write(tmp_path / "a.nc"), tmp_path / "s.zarr", "--channels", f"t2m,{name}")
-    assert code == 3 and err.splitlines()[0] == f"no channel {name}; there are t2m, sp; refused: {REFUSED.partition('msl: ')[2]}"
+    assert code == 3 and err.splitlines()[0] == f"no channel {name} ({REFUSED.partition('msl: ')[2]}); there are t2m, sp"
     assert str(tmp_path / "a.nc") in err.splitlines()[1]
 
 
