@@ -30,6 +30,7 @@ _ALSO: dict[str, tuple[str, ...]] = {
 }
 _NO_NAME = ("", "unknown", "none", "undefined", "~", "-")
 _METRES = re.compile(r"(?i)\b(\d+)[ -]?m(?:et(?:re|er)s?)?\b")
+_NUMBER = re.compile(r"\d{2,4}$")
 _EXTREME = re.compile(r"(?i)\btime\w*:\s*(maximum|minimum|standard_deviation|variance|range)")
 
 
@@ -89,6 +90,9 @@ def identify(file_name: str, attrs: Mapping[str, Any], *, on_pressure: bool, hei
         metres = _METRES.search(_text(attrs, "long_name") or _text(attrs, "GRIB_name"))
         above = _text(attrs, "GRIB_typeOfLevel") == "heightAboveGround"
         height = float(metres[1]) if metres else float(level) if above else None
+    number = _NUMBER.search(file_name) if named is None else None
+    if number is not None and height != float(number[0]):  # `ta850`: not at the height beside it
+        height = None
     if height is not None:
         level = None
     chosen, remark = _choose(file_name, standard_name, named, attrs, on_pressure=on_pressure or level is not None, height=height, varies=varies)

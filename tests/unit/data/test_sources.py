@@ -197,6 +197,15 @@ def test_an_amount_of_precipitation_without_hours_is_known_by_each_standard_name
     assert open_source(written(ds, tmp_path / "a.nc")).channels.names == ("total_precipitation",)
 
 
+def test_a_scalar_height_is_not_that_of_an_unknown_name_with_another_number(tmp_path: Path) -> None:
+    ds = make()[["t2m"]].rename(t2m="tas").assign_coords(height=((), 10.0, {"units": "m"}))
+    for name in ("ta850", "tk10"):
+        ds[name] = (ds["tas"] + 1).assign_attrs(standard_name="air_temperature", units="K")
+    source = open_source(written(ds[["ta850", "tk10"]], tmp_path / "a.nc"))
+    assert set(source.channels.names) == {"ta850", "10m_temperature"}
+    assert "'ta850' (air_temperature) has no level or height: kept under its own name" in messages(source)
+
+
 def test_unknown_quantities_keep_names_and_units(tmp_path: Path) -> None:
     ds = make()[["t2m"]].rename(t2m="concentration")
     ds["concentration"].attrs = {"units": "mol m**-3"}
