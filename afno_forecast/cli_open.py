@@ -18,7 +18,7 @@ from .data.sources_notes import tell
 from .data.store import Store, is_store
 from .documents import load_document
 from .errors import ConfigError, DataError, printable
-from .times import TimeAxis, format_duration, format_instant
+from .times import TimeAxis, format_duration, format_instant, thinned
 from .verify.evaluate import evaluate
 from .verify.forecasts import forecast_channels, forecast_grid, open_forecast
 from .verify.score_file import check_scores_path, default_name, format_table, write_scores
@@ -28,7 +28,6 @@ from .verify.truth import open_truth
 LEAD = "prediction_timedelta"
 """The coordinate of a forecast's lead times on disk."""
 _MOST_ROWS = 12
-_SPACINGS = (1, 3, 6, 12, 24, 48, 120)
 
 
 def is_forecast(path: Path) -> bool:
@@ -137,7 +136,7 @@ def score(forecast: Path, truths: Sequence[Path], out: Path, *, climatology: Pat
     scores = evaluate(ds, truth, references=references, settings=settings, against=against, leads=leads)
     written = write_scores(scores, out)
     every = scores["lead_time"].values.astype("timedelta64[s]").astype(np.int64).tolist()
-    shown = _shown_leads(every) if leads is None else every
+    shown = thinned(every, _MOST_ROWS) if leads is None else every
     yield format_table(scores, _shown(truth.channels), shown)
     if len(shown) < len(every):
         yield f"{len(shown)} of {len(every)} lead times are shown (--leads chooses); the files hold all"
@@ -151,16 +150,6 @@ def _shown(channels: ChannelSet) -> tuple[str, ...]:
     """Channels of the printed table: the customary ones, or the first four."""
     customary = tuple(n for n in ("z500", "t850", "u250", "t2m") if n in channels.shorts)
     return customary or channels.shorts[:4]
-
-
-def _shown_leads(lead_seconds: Sequence[int]) -> list[int]:
-    """Lead times of the printed table: all, or those at every so many whole hours where that is too many; always the last."""
-    if len(lead_seconds) <= _MOST_ROWS:
-        return list(lead_seconds)
-    stride = -(-len(lead_seconds) // _MOST_ROWS)
-    by_hours = ([lead for lead in lead_seconds if lead % (3600 * hours) == 0] for hours in _SPACINGS)
-    shown = next((leads for leads in by_hours if 0 < len(leads) <= _MOST_ROWS), lead_seconds[stride - 1::stride])
-    return sorted({*shown, lead_seconds[-1]})
 
 
 def open_scores(path: Path) -> xr.Dataset:

@@ -57,6 +57,16 @@ def canonical_calendar(calendar: str) -> str:
     return _SYNONYMS.get(name, name)
 
 
+def thinned(leads: list[int], most: int) -> list[int]:
+    """All leads, or the whole days among them, or every so many of those, so that at most `most` remain; the last one always."""
+    if len(leads) <= most:
+        return leads
+    days = [lead for lead in leads if lead % 86400 == 0 or lead == leads[-1]]
+    days = days if len(days) > 1 else leads
+    stride = -(-len(days) // most)
+    return days[::-1][::stride][::-1]
+
+
 def parse_instant(text: str, calendar: str = STANDARD) -> int:
     """Seconds since the epoch of an ISO date or date-time (`2020-01-01`, `2020-01-01T06`, `2020-02-30T00:00` on 360_day).
 

@@ -85,7 +85,7 @@ def read_card(scores: xr.Dataset, *, metric: str = "rmse", reference: str | None
     common = sorted(set.intersection(*(set(c.leads.tolist()) & set(theirs[c.short][0].tolist()) for c in curves))) if curves else []
     if not common:
         raise DataError("the scores have no variable and lead in common with the reference", fix="give score files of the same variables and leads")
-    leads = thinned(common)
+    leads = times.thinned(common, _MOST_LEADS)
     relative = metrics_of(scores)[metric].has_units
     change, chance = [], []
     tests = None if against is not None else _significant(scores, metric, reference, region)
@@ -117,16 +117,6 @@ def _significant(scores: xr.Dataset, metric: str, reference: str, region: str) -
     if name not in metrics_of(scores):
         return None
     return {c.short: c.lines["model"] for c in read_curves(scores, metric=name, region=region)}
-
-
-def thinned(leads: list[int], most: int = _MOST_LEADS) -> list[int]:
-    """All leads, or the whole days among them, or every so many of those, so that at most `most` remain; the last one always."""
-    if len(leads) <= most:
-        return leads
-    days = [lead for lead in leads if lead % 86400 == 0 or lead == leads[-1]]
-    days = days if len(days) > 1 else leads
-    stride = -(-len(days) // most)
-    return days[::-1][::stride][::-1]
 
 
 def build_card(card: Card, scores: xr.Dataset, *, metric: str, region: str, dpi: float = 150) -> Figure:

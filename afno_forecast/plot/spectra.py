@@ -22,7 +22,6 @@ from ..errors import DataError
 from . import canvas, style
 from .curves import forecasts_text
 from .fields import Float, clean, describe_source, units_for
-from .scorecard import thinned
 from .style import INK, MUTED, say
 
 _ENDING = "_energy_spectrum"
@@ -85,7 +84,7 @@ def read_spectra(scores: xr.Dataset, name: str) -> SpectraOfVariable:
         item, resolution = item.sel(level=level), resolution.sel(level=level)
     seconds = item["lead_time"].values.astype("timedelta64[s]").astype(np.int64)
     order = np.argsort(seconds)
-    wanted = thinned(seconds[order].tolist(), _MOST_LEADS)
+    wanted = times.thinned(seconds[order].tolist(), _MOST_LEADS)
     chosen = np.array([i for i in order if int(seconds[i]) in wanted])
     units = units_for(variable, scores[variable].attrs.get("units") if variable in scores else None)
     factor = units.factor ** 2

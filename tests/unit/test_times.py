@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from afno_forecast.errors import ConfigError, DataError
-from afno_forecast.times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant
+from afno_forecast.times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant, thinned
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("6h", 21600), ("10d", 864000), ("90min", 5400), ("1d12h", 129600), ("45s", 45), ("1.5h", 5400),
@@ -77,3 +77,20 @@ def test_step_and_gaps() -> None:
     seconds = np.asarray([0, 6, 12, 24, 30, 48]) * 3600
     assert common_step(seconds) == 6 * 3600
     assert (missing_instants(seconds, 6 * 3600) / 3600).tolist() == [18, 36, 42]
+
+
+def test_many_leads_are_thinned_to_days() -> None:
+    leads = [6 * 3600 * k for k in range(1, 61)]
+    kept = thinned(leads, 24)
+    assert len(kept) <= 24 and kept[-1] == leads[-1] and all(lead % 86400 == 0 for lead in kept)
+    assert thinned([7, 9], 24) == [7, 9]
+    uneven = [h * 3600 for h in range(6, 247, 6)]
+    assert thinned(uneven, 24)[-1] == uneven[-1] == 246 * 3600, "the last lead is no whole day and stays"
+
+
+@pytest.mark.parametrize(("minutes", "count", "shown"), [
+    (360, 40, [1440 * day for day in range(1, 11)]), (360, 7, [360 * k for k in range(1, 8)]), (60, 13, [60 * k for k in range(1, 14, 2)]),
+    (30, 40, [120 * k for k in range(1, 11)]), (1440, 46, [1440 * k for k in range(2, 47, 4)]), (7, 25, [7 * k for k in range(1, 26, 3)])], ids=str)
+def test_a_dozen_of_many_leads_stay_and_the_last(minutes: int, count: int, shown: list[int]) -> None:
+    leads = [60 * minutes * k for k in range(1, count + 1)]
+    assert thinned(leads, 12) == [60 * m for m in shown]

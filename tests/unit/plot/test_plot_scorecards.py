@@ -10,7 +10,7 @@ import xarray as xr
 
 from afno_forecast.errors import DataError
 from afno_forecast.plot.curves import build_scores, read_curves
-from afno_forecast.plot.scorecard import build_card, plot_scorecard, read_card, thinned
+from afno_forecast.plot.scorecard import build_card, plot_scorecard, read_card
 from afno_forecast.plot.spectra import build_spectra, plot_spectra, read_spectra, spectral_names
 
 
@@ -96,15 +96,6 @@ def test_a_further_rival_is_a_line_and_a_reference(scores: xr.Dataset) -> None:
     rival = scores.assign_coords(metric=[m.replace("climatology", "ifs") for m in scores.metric.values]).assign_attrs(rivals="persistence ifs")
     assert list(read_curves(rival)[0].lines) == ["model", "persistence", "ifs"] and read_card(rival).reference == "ifs"
     assert [t.get_text() for t in build_scores(rival, dpi=40).legends[0].get_texts()] == ["model", "persistence", "ifs"]
-
-
-def test_many_leads_are_thinned_to_days() -> None:
-    leads = [6 * 3600 * k for k in range(1, 61)]
-    kept = thinned(leads)
-    assert len(kept) <= 24 and kept[-1] == leads[-1] and all(lead % 86400 == 0 for lead in kept)
-    assert thinned([7, 9]) == [7, 9]
-    uneven = [h * 3600 for h in range(6, 247, 6)]
-    assert thinned(uneven)[-1] == uneven[-1] == 246 * 3600, "the last lead is no whole day and stays"
 
 
 @pytest.fixture
