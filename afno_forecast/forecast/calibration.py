@@ -283,9 +283,14 @@ def _waves(field_BHW: Float, grid: Grid) -> NDArray[np.complex128]:
 
 
 def _by_band(product_M: Float, grid: Grid) -> Float:
-    """Sums over the wavenumbers of each band, (K,)."""
-    starts = _bands(grid)
-    return np.asarray(np.add.reduceat(product_M, starts))
+    """Sums over the wavenumbers of each band, (K,); each stands for its conjugate too, but for the mean and an even number of columns' last."""
+    if not grid.periodic:
+        return np.asarray(product_M.sum(keepdims=True))
+    counts_M = np.full(len(product_M), 2)
+    counts_M[0] = 1
+    if grid.shape[1] % 2 == 0:
+        counts_M[-1] = 1
+    return np.asarray(np.add.reduceat(counts_M * product_M, _bands(grid)))
 
 
 def _shrunk(anomaly_BCHW: Tensor, factor_CK: Tensor, *, wraps: bool) -> Tensor:

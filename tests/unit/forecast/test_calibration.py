@@ -15,7 +15,7 @@ from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.config import Strict, dump_config
 from afno_forecast.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from afno_forecast.forecast.calibration import Calibration, _reference, _thinned, calibrate, load_calibration, regress
+from afno_forecast.forecast.calibration import Calibration, _by_band, _reference, _thinned, _waves, calibrate, load_calibration, regress
 from afno_forecast.forecast.produce import Options, produce_forecast
 from afno_forecast.forecast.rollout import State
 from afno_forecast.forecast.session import Session, open_session
@@ -150,6 +150,20 @@ def test_each_band_has_its_own_factor_and_other_channels_are_left_alone() -> Non
     shown = calibration(state, 6 * H, np.asarray([0]))
     torch.testing.assert_close(shown[0, :2], expected.float().expand(2, *GLOBE.shape), rtol=0, atol=1e-5)
     torch.testing.assert_close(shown[:, 2], state[:, 2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("columns", [9, 10, 12, 16])
+def test_the_products_of_a_band_are_those_of_its_part_of_the_fields(columns: int) -> None:
+    """Parseval: the last wave of an even number of columns counts once, not twice."""
+    grid = LatLonGrid(GLOBE.latitude, np.arange(columns) * 360 / columns)
+    first, second = np.random.default_rng(columns).standard_normal((2, columns))
+    band = np.array([int(wave).bit_length() for wave in range(columns // 2 + 1)])
+
+    def part(field: np.ndarray, number: int) -> np.ndarray:
+        return np.fft.irfft(np.where(band == number, np.fft.rfft(field), 0), n=columns)
+
+    expected = [(part(first, number) * part(second, number)).sum() * columns for number in range(band[-1] + 1)]
+    np.testing.assert_allclose(_by_band((_waves(first, grid) * _waves(second, grid).conj()).real, grid), expected, atol=1e-10)
 
 
 def test_what_is_stepped_on_stays_as_the_model_makes_it(made: tuple[Path, Path, Path, Calibration]) -> None:
