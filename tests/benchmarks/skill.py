@@ -9,7 +9,8 @@ With `--precision auto` every row is trained in whichever of float32 and bfloat1
 A row that is done is not trained again: OUT/NAME-seed.json holds it; OUT/costs.json the costs (rows added later are measured beside `ours`).
 
 Each row is scored twice: as it is, and calibrated (`afno-forecast calibrate`: 24 forecasts over the training period after the training, whose cost is
-not in the budget and is noted).
+not in the budget and is noted). A row whose recipe is `calibrated` pays the calibration too, at a cost measured like the others, trains for what is
+left, and is the calibrated forecaster.
 
 Score R/Rp: RMSE over the RMSE of persistence (exact cell areas), mean over z500 t850 u250 v250 q700 sp t2m and 24, 72, 120, 240 h, forecasts from
 evenly spread instants of the validation period.
@@ -83,7 +84,8 @@ class Setting:
         inputs = self.inputs(recipe.time_steps)
         small = {"kind": "plain", "width": 8, "depth": 0}
         model = self.experiment.model.model_validate({**self.experiment.model.model_dump(exclude={"backbone"}), "backbone": small,
-                                                      "time_steps": recipe.time_steps, "advected_by": recipe.advected_by})
+                                                      "time_steps": recipe.time_steps, "advected_by": recipe.advected_by,
+                                                      "history": recipe.history})
         made = build_forecaster(model, inputs)
         num_in = made.num_inputs
         torch.manual_seed(seed)
@@ -98,14 +100,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of one update at rollouts of one and of two steps, and the precision it is computed in."""
+    """CPU seconds of one update at rollouts of one and of two steps, the precision it is computed in, and CPU seconds of a calibration to pay."""
 
     precision: Precision
     seconds: tuple[float, float]
+    calibration: float = 0.0
 
     def scaled(self, factor: float) -> Cost:
         """The same with other seconds."""
-        return replace(self, seconds=(factor * self.seconds[0], factor * self.seconds[1]))
+        return replace(self, seconds=(factor * self.seconds[0], factor * self.seconds[1]), calibration=factor * self.calibration)
 
 
 def measure_costs(setting: Setting, rows: Rows, precisions: Sequence[Precision], repeats: int = 5) -> dict[str, Cost]:
@@ -138,14 +141,31 @@ def measure_costs(setting: Setting, rows: Rows, precisions: Sequence[Precision],
                 seconds[key].append(time.process_time() - began)
     costs = {name: [Cost(precision, tuple(statistics.median(seconds[name, precision, steps]) for steps in (1, 2)))
                     for precision in precisions] for name in rows}
-    return {name: min(found, key=lambda cost: sum(cost.seconds)) for name, found in costs.items()}
+    cheapest = {name: min(found, key=lambda cost: sum(cost.seconds)) for name, found in costs.items()}
+    return {name: replace(cost, calibration=_calibration_cost(setting, rows[name])) for name, cost in cheapest.items()}
+
+
+def _calibration_cost(setting: Setting, row: Row) -> float:
+    """CPU seconds of a calibration, of an untrained network: the weights do not matter; 0 where it is not paid."""
+    if not row[1].calibrated:
+        return 0.0
+    began = time.process_time()
+    calibrate(setting.forecaster(row, 1), setting)
+    return time.process_time() - began
+
+
+def calibrate(forecaster: Forecaster, setting: Setting) -> Calibration:
+    """What `afno-forecast calibrate` makes of the training period."""
+    forecaster.eval()
+    states = open_states(setting.store.path, forecaster.channels)
+    return regress(forecaster, states, period=setting.train, num_steps=max(LEAD_HOURS) * 3600 // forecaster.time_step)
 
 
 def known_costs(setting: Setting, rows: Rows, path: Path, ours: Row = SKILL_ROWS["ours"], *, repeats: int = 5,
                 precisions: Sequence[Precision] = ("float32",)) -> dict[str, Cost]:
     """The costs on file; rows not there are measured beside `ours` and put on its scale."""
     read = json.loads(path.read_text()) if path.exists() else {}
-    known = {name: Cost(item["precision"], tuple(item["seconds"])) for name, item in read.items()}
+    known = {name: Cost(item["precision"], tuple(item["seconds"]), item.get("calibration", 0.0)) for name, item in read.items()}
     missing = {name: row for name, row in rows.items() if name not in known}
     if missing:
         measured = measure_costs(setting, {"ours": ours, **missing}, precisions, repeats)
@@ -171,7 +191,7 @@ def train_row(setting: Setting, row: Row, cost: Cost, seed: int, seconds: float,
     """Train one row; returns the forecaster with its final weights, and figures of the training."""
     _, recipe = row
     forecaster = setting.forecaster(row, seed)
-    num_updates, stages = stages_for(cost.seconds, recipe, seconds)
+    num_updates, stages = stages_for(cost.seconds, recipe, seconds - cost.calibration)
     config = TrainingConfig(budget=Budget(train_steps=num_updates), batch_size=recipe.batch, stages=stages, optimizer=recipe.optimizer,
                             loss=recipe.loss, average=recipe.average, precision=cost.precision, checkpoint_minutes=1000, threads=1)
     validator = Validator(setting.store, forecaster, ValidationConfig(count=1, inits=4, lead_time="1d"), start=setting.validation[0],
@@ -204,9 +224,7 @@ def averaged(setting: Setting, row: Row, seed: int, folder: Path) -> Forecaster 
 def calibrated(forecaster: Forecaster, setting: Setting, num_inits: int) -> dict[str, Any]:
     """Scores of the calibrated forecaster, and the CPU seconds of the calibration."""
     began = time.process_time()
-    forecaster.eval()
-    states = open_states(setting.store.path, forecaster.channels)
-    made = regress(forecaster, states, period=setting.train, num_steps=max(LEAD_HOURS) * 3600 // forecaster.time_step)
+    made = calibrate(forecaster, setting)
     seconds = time.process_time() - began
     return {"core_seconds": round(seconds, 1), **score(forecaster, setting.store, setting.validation, num_inits, made)}
 
@@ -310,6 +328,9 @@ def run(setting: Setting, rows: Rows, seeds: Sequence[int], seconds: float, out:
             figures |= {"row": name, "seconds": seconds, "cost": costs[name].seconds, "precision": costs[name].precision,
                         **score(forecaster, setting.store, setting.validation, num_inits),
                         "calibrated": calibrated(forecaster, setting, num_inits)}
+            if row[1].calibrated:
+                raw = {"uncalibrated": figures["score"], "calibration_cost": costs[name].calibration}
+                figures |= raw | {key: figures["calibrated"][key] for key in ("score", "leads", "regions", "small_scales_120h")}
             if name in stable:
                 figures["stability"] = stability(forecaster, setting.store, setting.validation)
             path.write_text(json.dumps(figures, indent=1) + "\n")

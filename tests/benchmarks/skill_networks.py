@@ -44,7 +44,10 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     advected_by: tuple[tuple[str, str], ...] = ()
     """Winds whose advection is an input."""
-
+    history: int = 1
+    """Input times."""
+    calibrated: bool = False
+    """The calibration is part of the forecaster: paid from the same cost, and what is scored."""
 
 
 def cosine(**options: Any) -> OptimizerConfig:
@@ -172,6 +175,8 @@ STRAIGHT = OptimizerConfig(learning_rate=4e-3)
 """A learning rate that falls in a straight line, which pays at a few hundred updates: see the ablation."""
 ADVECTED_LINEAR = replace(ADVECTED, name="advection, linear", optimizer=STRAIGHT)
 DAY_LINEAR = replace(DAY, name="24 h, linear", optimizer=STRAIGHT)
+CALIBRATED = replace(ADVECTED_LINEAR, name="advection, linear, calibration paid", calibrated=True)
+DAY_CALIBRATED = replace(DAY_LINEAR, name="24 h, linear, calibration paid", calibrated=True)
 DAY_ADVECTED_LINEAR = replace(DAY_ADVECTED, name="24 h, advection, linear", optimizer=STRAIGHT)
 
 LEAN: dict[str, Any] = {"local": False, "direct": True, "residual_blocks": (0, 1)}
@@ -211,6 +216,12 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "lean, advection, steps of 24 h": (hierarchical(**LEAN), DAY_ADVECTED_LINEAR),
     "mixer alone, linear, steps of 24 h": (hierarchical(local=False, direct=True), DAY_LINEAR),
     "mixer alone, advection, linear": (hierarchical(local=False, direct=True), ADVECTED_LINEAR),
+    "mixer alone, advection, calibrated": (hierarchical(local=False, direct=True), CALIBRATED),
+    "convolution alone, advection, calibrated": (hierarchical(mixer="identity", direct=True), CALIBRATED),
+    "U-Net, advection, calibrated": (unet(direct=True), CALIBRATED),
+    "mixer alone, steps of 24 h, calibrated": (hierarchical(local=False, direct=True), DAY_CALIBRATED),
+    "convolution alone, steps of 24 h, calibrated": (hierarchical(mixer="identity", direct=True), DAY_CALIBRATED),
+    "U-Net, steps of 24 h, calibrated": (unet(direct=True), DAY_CALIBRATED),
     "mixer alone, advection, linear, steps of 24 h": (hierarchical(local=False, direct=True), DAY_ADVECTED_LINEAR),
     "lean, 48/96/192, steps of 24 h": (hierarchical(widths=WIDER, **LEAN), DAY_LINEAR),
     "lean, advection, 48/96/192": (hierarchical(widths=WIDER, **LEAN), ADVECTED_LINEAR),
