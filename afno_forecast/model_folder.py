@@ -278,7 +278,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
     """
     from safetensors import SafetensorError
 
-    temporary = folder.with_name(folder.name + ".partial")
+    temporary = _aside(folder, "partial")
     try:
         _recover(folder)
         if temporary.exists():
@@ -301,10 +301,15 @@ def _write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     path.chmod(0o644)  # safetensors leaves it readable by its owner only
 
 
+def _aside(folder: Path, what: str) -> Path:
+    """A folder of ours beside another, under a name that no one else gives to a copy."""
+    return folder.with_name(f".{folder.name}.{what}")
+
+
 def _put_in_place(temporary: Path, folder: Path) -> None:
     """Flush a finished folder and let it take the place of an older one."""
     fsync_folder(temporary)
-    old = folder.with_name(folder.name + ".old")
+    old = _aside(folder, "replaced")
     if old.exists():
         shutil.rmtree(old)
     if folder.exists():
@@ -337,8 +342,8 @@ def _recover(folder: Path) -> None:
     """
     if folder.exists():
         return
-    for suffix in (".partial", ".old"):
-        candidate = folder.with_name(folder.name + suffix)
+    for what in ("partial", "replaced"):
+        candidate = _aside(folder, what)
         if candidate.is_dir():
             with _locked(candidate) as ours:
                 if not ours:

@@ -108,7 +108,7 @@ def test_partial_or_foreign_weights_are_refused_with_names(model: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before the new one is whole", "between the two renames", "before the old one is removed"])
 def test_a_save_killed_at_any_moment_leaves_a_model(moment: str, model: Path) -> None:
-    old, partial = model.with_name("model.old"), model.with_name("model.partial")
+    old, partial = model.with_name(".model.replaced"), model.with_name(".model.partial")
     shutil.copytree(model, partial)
     (partial / "README.md").write_text("# new\n")
     model_folder.write_manifest(partial, model_folder.FILES)
@@ -130,7 +130,7 @@ def test_a_model_that_is_being_saved_is_left_to_its_saver(model: Path, tmp_path:
     new, flush, looks = tmp_path / "new", model_folder.fsync_folder, list[str]()
 
     def look(folder: Path) -> None:
-        if folder.name == "new.partial":
+        if folder.name == ".new.partial":
             with pytest.raises(CheckpointError, match="not a complete model") as refused:
                 model_folder.load(new)
             looks.append(refused.value.where)
@@ -139,7 +139,19 @@ def test_a_model_that_is_being_saved_is_left_to_its_saver(model: Path, tmp_path:
     monkeypatch.setattr(model_folder, "fsync_folder", look)
     inputs, weights = model_folder.read_inputs(model), model_folder.load(model).state_dict()
     model_folder.save(new, config_text=(model / "config.yaml").read_text(), inputs=inputs, weights=weights, card="# new\n")
-    assert len(looks) == 1 and model_folder.load(new).channels.shorts and not new.with_name("new.partial").exists()
+    assert len(looks) == 1 and model_folder.load(new).channels.shorts and not new.with_name(".new.partial").exists()
+
+
+def test_what_a_user_set_aside_stays(model: Path) -> None:
+    for name in ("model.old", "model.partial"):
+        shutil.copytree(model, model.with_name(name))
+    inputs, weights = model_folder.read_inputs(model), model_folder.load(model).state_dict()
+    model_folder.save(model, config_text=(model / "config.yaml").read_text(), inputs=inputs, weights=weights, card="# again\n")
+    assert sorted(p.name for p in model.parent.iterdir()) == ["model", "model.old", "model.partial"]
+    assert (model.with_name("model.old") / "README.md").read_text().startswith("# tiny")
+    shutil.rmtree(model)
+    with pytest.raises(CheckpointError):
+        model_folder.load(model)
 
 
 def test_saving_over_a_model_keeps_one_of_the_two_whole(model: Path) -> None:
@@ -169,7 +181,7 @@ def test_a_full_disk_while_the_model_is_written_is_told_and_the_older_model_is_i
     monkeypatch.setattr(model_folder, "save", full)
     with pytest.raises(ResourceError, match=f"the model folder could not be written: .*{words}") as error:
         run_training(load_experiment(tiny_experiment, ["training.budget.train_steps=2"]), resume=False, echo=[].append)
-    assert error.value.exit_code == 5 and "model.partial" in error.value.where and "an older model is intact" in error.value.fix
-    assert not (model.with_name("model.partial") / "manifest.json").exists()
+    assert error.value.exit_code == 5 and ".model.partial" in error.value.where and "an older model is intact" in error.value.fix
+    assert not (model.with_name(".model.partial") / "manifest.json").exists()
     assert (model / "manifest.json").read_bytes() == before
     assert model_folder.load(model).channels.shorts == ("z500", "t2m", "u250")
