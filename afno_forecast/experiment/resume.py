@@ -18,7 +18,7 @@ _FREE = ("parallel", "threads", "accumulate", "checkpointing", "cache_megabytes"
 def require_same(folder: Path, experiment: Kind, *, resume: bool) -> None:
     """Raise ConfigError where a training to be resumed is another one than the run folder's, but for what changes the last bits at most."""
     path = folder / CONFIG
-    if resume and path.exists() and (folder / "checkpoints").exists():
+    if resume and path.exists():
         before = load_config(path, type(experiment))
         if _decisive(before) != _decisive(experiment):
             raise ConfigError("the experiment differs from the one that was stopped", where=str(path),

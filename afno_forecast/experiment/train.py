@@ -14,6 +14,7 @@ from .. import distributed, model_folder
 from ..distributed import Mesh
 from ..forecaster import time_steps_of
 from ..times import format_duration, parse_duration
+from ..training.checkpoint import any_saved
 from ..training.finetune import start_from
 from ..training.parallel import parallelize, plan_mesh
 from ..training.run import Run
@@ -76,7 +77,7 @@ def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callab
     forecaster = first_forecaster(experiment, inputs)
     for name in forecaster.normalizer.constant:
         echo(f"note: channel {name} is constant in the statistics; it is centred, not scaled")
-    if experiment.training.init_from is not None:
+    if experiment.training.init_from is not None and not (resume and any_saved(folder / "checkpoints")):
         for line in start_from(forecaster, experiment.model, Path(experiment.training.init_from)):
             echo(line)
     experiment, given = staged(experiment, store, train), experiment

@@ -213,6 +213,11 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
+def any_saved(folder: Path) -> bool:
+    """Whether there are, or were, checkpoints, from one of which a training can only go on."""
+    return (folder / LATEST).exists() or bool(_numbered(folder))
+
+
 def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, dict[str, Tensor]] | None:
     """The newest valid checkpoint, with every damaged one named on the way; None when there is none at all.
 
@@ -226,7 +231,7 @@ def load_newest(folder: Path, echo: Callable[[str], None]) -> tuple[Progress, di
         except CheckpointError as error:
             damaged.append(path.name)
             echo(f"checkpoint {path.name} is not used: {error.what} ({error.where})")
-    if damaged or (folder / LATEST).exists():
+    if any_saved(folder):
         which = ", ".join(damaged) or f"{(folder / LATEST).read_text().strip()} is gone"
         raise CheckpointError(f"none of the checkpoints is valid: {which}", where=str(folder), fix="start again in a new output folder")
     return None

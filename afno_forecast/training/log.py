@@ -141,6 +141,13 @@ class RunLog:
             self._bar.close()
 
 
+def ended(folder: Path) -> bool:
+    """Whether the last event of a run folder is that its training was done."""
+    path = folder / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return bool(lines) and lines[-1].startswith('{"event": "done"')
+
+
 def _continued(path: Path, columns: Sequence[str], train_step: int) -> Path:
     """A file of comma-separated lines that begin with a train step, its heading written, without the lines of later steps."""
     lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []

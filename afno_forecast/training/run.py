@@ -146,6 +146,7 @@ class Run:
         progress = json.loads(world.texts(json.dumps(found and asdict(found[0])))[0])
         tensors = world.from_first(found and found[1])
         if tensors is None:
+            echo("note: there is no checkpoint yet to go on from; the training begins")
             return False
         self.progress = Progress(**progress)
         self.seconds_before = self.progress.seconds

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import ConfigError, ResourceError
+from .log import ended
 
 LOCK = "lock"
 
@@ -45,10 +46,14 @@ def run_folder(folder: Path, echo: Callable[[str], None]) -> Iterator[None]:
 
 
 def require_new(folder: Path, *, resume: bool) -> None:
-    """Raise ConfigError where the folder already holds a training and it is not to be resumed."""
-    if ((folder / "checkpoints").exists() or (folder / "model").exists()) and not resume:
+    """Raise ConfigError where the folder already holds a training and it is not to be resumed, or cannot be: its model would be replaced."""
+    has_checkpoints, has_model = (folder / "checkpoints").exists(), (folder / "model").exists()
+    if (has_checkpoints or has_model) and not resume:
         raise ConfigError("the run folder already holds a training", where=str(folder),
                           fix="add --resume to go on, or choose another with output=PATH")
+    if has_model and not has_checkpoints and ended(folder):
+        raise ConfigError("the training in the run folder has ended and its checkpoints are gone: it would begin anew and replace the model",
+                          where=str(folder), fix="choose another folder with output=PATH, or put the checkpoints back")
 
 
 def _locked(path: Path, echo: Callable[[str], None]) -> TextIO:

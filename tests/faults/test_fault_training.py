@@ -199,6 +199,25 @@ def test_checkpoints_that_are_gone_are_not_a_fresh_start(tmp_path: Path) -> None
         load_newest(tmp_path, [].append)
 
 
+def test_a_training_that_has_ended_is_not_begun_anew_over_its_model(tiny_experiment: Path) -> None:
+    few = ["training.budget.train_steps=2", "validation.count=1"]
+    model = run_training(load_experiment(tiny_experiment, few), resume=False, echo=[].append)
+    before = (model / "manifest.json").read_bytes()
+    shutil.rmtree(model.parent / "checkpoints")
+    with pytest.raises(ConfigError, match="its checkpoints are gone: it would begin anew and replace the model"):
+        run_training(load_experiment(tiny_experiment, few), resume=True, echo=[].append)
+    assert (model / "manifest.json").read_bytes() == before
+    shutil.rmtree(model)
+    with pytest.raises(ConfigError, match="differs from the one that was stopped"):
+        run_training(load_experiment(tiny_experiment, [*few, "seed=99"]), resume=True, echo=[].append)
+
+
+def test_a_resume_before_the_first_checkpoint_says_that_the_training_begins(tiny_experiment: Path) -> None:
+    lines: list[str] = []
+    run_training(load_experiment(tiny_experiment, ["training.budget.train_steps=1", "validation.count=1"]), resume=True, echo=lines.append)
+    assert "note: there is no checkpoint yet to go on from; the training begins" in lines
+
+
 def test_an_unfinished_checkpoint_is_never_taken_for_one(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Progress(train_step=1), {"model/w": torch.ones(3)})
     shutil.copytree(tmp_path / "step-1", tmp_path / "step-9.partial")

@@ -1,6 +1,7 @@
 """Fine-tuning: what fits is taken, channel by channel at both ends, and what does not is said."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,15 @@ def test_what_does_not_fit_is_named_and_nothing_at_all_is_refused(tmp_path: Path
         start_from(plain, settings, tmp_path / "model")
 
 
-def test_a_training_starts_from_a_model(tiny_experiment: Path, tiny_model: Path) -> None:
-    lines: list[str] = []
-    run_training(load_experiment(tiny_experiment, [f"training.init_from={tiny_model}", "training.budget.train_steps=1", "validation.count=1",
-                                                   "training.optimizer.learning_rate=1e-9", "training.average=0"]), resume=False, echo=lines.append)
-    assert any(line.startswith(f"starting from {tiny_model}") for line in lines)
+def test_a_training_starts_from_a_model_and_goes_on_without_it(tiny_experiment: Path, tiny_model: Path, tmp_path: Path) -> None:
+    lines, first = list[str](), tmp_path / "first"
+    shutil.copytree(tiny_model, first)
+    experiment = load_experiment(tiny_experiment, [f"training.init_from={first}", "training.budget.train_steps=1", "validation.count=1",
+                                                   "training.optimizer.learning_rate=1e-9", "training.average=0"])
+    run_training(experiment, resume=False, echo=lines.append)
+    assert any(line.startswith(f"starting from {first}") for line in lines)
+    shutil.rmtree(first)
+    run_training(experiment, resume=True, echo=lines.append)
     old, new = (model_folder.load(folder) for folder in (tiny_model, tiny_experiment.parent / "run" / "model"))
     for a, b in zip(old.parameters(), new.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
