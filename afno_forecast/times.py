@@ -72,10 +72,7 @@ def parse_instant(text: str, calendar: str = STANDARD) -> int:
 
     Raises ConfigError when the text is not a date, or not one of the calendar.
     """
-    match = re.fullmatch(r"(-?\d{1,6})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2})(?::?(\d{2}))?(?::?(\d{2}))?Z?)?", str(text).strip())
-    if not match:
-        raise ConfigError(f"'{text}' is not an ISO date", fix="write it as 2020-01-01 or 2020-01-01T06")
-    year, month, day, hour, minute, second = (int(g or 0) for g in match.groups())
+    year, month, day, hour, minute, second = _date_fields(text)
     first = 1 if canonical_calendar(calendar) in {"standard", "julian"} else 0  # CF gives them no year 0
     if not first <= year <= LAST_YEAR:
         raise ConfigError(f"'{text}' is not in the years {first} to {LAST_YEAR}", fix="write it as 2020-01-01 or 2020-01-01T06")
@@ -84,6 +81,20 @@ def parse_instant(text: str, calendar: str = STANDARD) -> int:
         return int(cftime.date2num(date, EPOCH, calendar=canonical_calendar(calendar)))
     except ValueError as error:
         raise ConfigError(f"'{text}' is not a date of the {calendar} calendar: {error}", fix="give a date that exists") from error
+
+
+def any_date(text: str) -> tuple[int, ...]:
+    """Year, month, day, hour, minute and second of a date that some calendar has; they order dates. Raises ConfigError."""
+    date = _date_fields(text)
+    parse_instant(text, "360_day" if date[1:3] == (2, 30) else "all_leap")
+    return date
+
+
+def _date_fields(text: str) -> tuple[int, ...]:
+    match = re.fullmatch(r"(-?\d{1,6})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2})(?::?(\d{2}))?(?::?(\d{2}))?Z?)?", str(text).strip())
+    if not match:
+        raise ConfigError(f"'{text}' is not an ISO date", fix="write it as 2020-01-01 or 2020-01-01T06")
+    return tuple(int(g or 0) for g in match.groups())
 
 
 def format_instant(seconds: int, calendar: str = STANDARD) -> str:

@@ -10,7 +10,7 @@ from .. import vocabulary
 from ..data.store import Store, is_store
 from ..documents import nearest
 from ..errors import ConfigError
-from ..times import parse_instant
+from ..times import any_date
 from .steps import Problems, value_at, wrong_steps
 
 
@@ -41,7 +41,7 @@ def _unknown_names(values: dict[str, Any]) -> Problems:
 
 def _wrong_periods(data: Any) -> Problems:
     """Periods that end before they start, and validation inside training, as far as the dates can be read."""
-    whole: list[tuple[int, int]] = []
+    whole: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for part in ("train", "validation"):
         start, end = (_order(value_at(data, part, key)) for key in ("start", "end"))
         if start is None or end is None:
@@ -57,10 +57,10 @@ def _wrong_periods(data: Any) -> Problems:
             yield ("data", "validation", key), f"overlaps the training period, {value_at(data, 'train', 'start')} to {value_at(data, 'train', 'end')}"
 
 
-def _order(text: Any) -> int | None:
-    """A number that orders dates of whatever calendar; None where it is no date."""
+def _order(text: Any) -> tuple[int, ...] | None:
+    """What orders dates of whatever calendar; None where it is no date."""
     with contextlib.suppress(ConfigError):
-        return parse_instant(text, "all_leap") if isinstance(text, str) else None
+        return any_date(text) if isinstance(text, str) else None
     return None
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from ..config import Strict, load_config
 from ..errors import ConfigError
 from ..forecaster import ModelConfig
-from ..times import format_instant, parse_instant
+from ..times import any_date, format_instant, parse_instant
 from ..training.config import TrainingConfig
 from ..training.validation import ValidationConfig
 from .checks import beyond_types
@@ -27,7 +27,7 @@ class Period(Strict):
     @field_validator("start", "end")
     @classmethod
     def _is_a_date(cls, text: str) -> str:
-        parse_instant(text, "all_leap")  # any date of any calendar; the store's own calendar decides when it is read
+        any_date(text)  # the store's own calendar decides when it is read
         return text
 
     def seconds(self, calendar: str) -> tuple[int, int]:

@@ -6,7 +6,17 @@ import pytest
 import xarray as xr
 
 from afno_forecast.errors import ConfigError, DataError
-from afno_forecast.times import TimeAxis, common_step, format_duration, format_instant, missing_instants, parse_duration, parse_instant, thinned
+from afno_forecast.times import (
+    TimeAxis,
+    any_date,
+    common_step,
+    format_duration,
+    format_instant,
+    missing_instants,
+    parse_duration,
+    parse_instant,
+    thinned,
+)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("6h", 21600), ("10d", 864000), ("90min", 5400), ("1d12h", 129600), ("45s", 45), ("1.5h", 5400),
@@ -43,6 +53,14 @@ def test_years_out_of_range_are_refused(text: str, calendar: str) -> None:
     with pytest.raises(ConfigError, match=r"not in the years [01] to 9999"):
         parse_instant(text, calendar)
     assert format_instant(parse_instant("0000-03-01", "noleap"), "noleap") == "0000-03-01T00"
+
+
+def test_dates_of_all_calendars_are_read_and_ordered_before_the_calendar_is_known():
+    dates = ["1999-12-31", "2001-02-28T18", "2001-02-29", "2001-02-30", "2001-03-01T00", "2001-03-01T06:30"]
+    assert sorted(dates, key=any_date) == dates
+    for wrong in ("2001-02-31", "2001-04-31", "2001-13-01", "2001-02-30T25", "tomorrow"):
+        with pytest.raises(ConfigError):
+            any_date(wrong)
 
 
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "proleptic_gregorian"])
