@@ -30,6 +30,8 @@ def _make_scalars_strict(part: Any, resolve: Callable[[Any], Any], seen: set[str
     if isinstance(part, dict):
         if part.get("type") in ("int", "float", "bool", "str"):
             part["strict"] = True
+        if part.get("type") == "float":  # in dataclasses too, which do not share this class' settings
+            part["allow_inf_nan"] = False
         if part.get("type") == "definition-ref" and part["schema_ref"] not in seen:
             seen.add(part["schema_ref"])
             _make_scalars_strict(resolve(part), resolve, seen)

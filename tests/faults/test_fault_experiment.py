@@ -59,6 +59,8 @@ def test_everything_that_training_would_refuse_later_is_found_at_once(tmp_path: 
     ("model.time_steps=6h", "model.time_steps: must be a list, got '6h' (write it in brackets: [6h])"),
     ("model={time_steps: [6h, 24h], history: 2, forcings: [], static: [], backbone: {kind: plain}}",
      "model.history: a model with several time steps reads one state, not 2 (write 1, or name one step in model.time_steps)"),
+    ("model.backbone.mlp_ratio=.inf", "mlp_ratio: must be a finite number, got Infinity"),
+    ("model.backbone.shrink=.nan", "shrink: must be a finite number, got NaN"),
     ("training.stages=[{until: 1, rollout: 1, time_steps: [24h]}]", "training.stages[0].time_steps[0]: 1d is not a step of the model (use 6h)"),
 ])
 def test_one_wrong_value(tiny_experiment: Path, override: str, words: str) -> None:
