@@ -163,6 +163,4 @@ def open_scores(path: Path) -> xr.Dataset:
 
 def model_card(folder: Path) -> dict[str, object]:
     """What a model folder says of itself, for a report: its account and its resolved experiment. Raises CheckpointError."""
-    account = model_summary.describe(folder)
-    facts = dict(line.split(maxsplit=1) for line in account.split("\nchannel ")[0].splitlines() if " " in line)
-    return {**facts, "experiment": load_document(folder / model_folder.CONFIG).values}
+    return {**model_summary.card_facts(folder), "experiment": load_document(folder / model_folder.CONFIG).values}

@@ -13,6 +13,7 @@ from afno_forecast import cli_open
 from afno_forecast.data.build import BuildRecipe, run_recipe
 from afno_forecast.data.sample_data import sample_path
 from afno_forecast.errors import ConfigError, DataError, ResourceError
+from afno_forecast.model_folder import FILES, write_manifest
 from afno_forecast.verify.settings import ScoreSettings
 
 HOURS = 6
@@ -121,8 +122,17 @@ def test_what_a_file_says_of_itself_neither_steers_the_terminal_nor_begins_a_lin
 def test_the_shipped_model_is_described():
     text = cli_open.describe(sample_path("model"))
     assert "parameters" in text and "geopotential@500" in text
-    card = cli_open.model_card(sample_path("model"))
-    assert card["grid"] and card["experiment"]
+
+
+def test_a_report_tells_a_model_by_whole_names_whatever_its_source_left_empty(tmp_path: Path):
+    model = Path(shutil.copytree(sample_path("model"), tmp_path / "model"))
+    with xr.open_dataset(model / "statistics.nc") as ds:
+        ds.load().assign_attrs(institution="", source="two words").to_netcdf(tmp_path / "new.nc")
+    (tmp_path / "new.nc").replace(model / "statistics.nc")
+    write_manifest(model, FILES)
+    card = cli_open.model_card(model)
+    assert card["time step"] == "6h, history 1" and card["source"] == "two words" and card["institution"] == ""
+    assert card["train period"] != card["validation period"] and card["grid"] and card["experiment"]
 
 
 def test_nothing_is_an_error(tmp_path: Path):
