@@ -99,6 +99,10 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str 
     with together() as first:
         if (dry_run or profile) and adds_diagnostic(config):
             raise click.UsageError("--dry-run and --profile are for forecasters, not for diagnostic networks")
+        if (dry_run or profile) and (resume or max_time is not None):
+            raise click.UsageError("--resume and --max-time do nothing with --dry-run and --profile")
+        if dry_run and profile:
+            raise click.UsageError("--dry-run and --profile exclude each other")
         if dry_run or profile:
             from .experiment.trial import dry_run as cost
 
@@ -127,9 +131,9 @@ def train(config: Path, overrides: tuple[str, ...], resume: bool, max_time: str 
 @click.option("--print", "prints", is_flag=True, required=True, help="Write the batch file to the terminal; nothing is submitted.")
 @click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
 @click.option("--gpus-per-node", type=click.IntRange(0), default=0, show_default=True, help="One process for each; 0: processes on the CPU.")
-@click.option("--tasks-per-node", type=click.IntRange(1), default=1, show_default=True, help="Processes on a machine without GPUs.")
+@click.option("--tasks-per-node", type=click.IntRange(1), help="Processes on a machine without GPUs.  [default: 1]")
 @click.option("--max-time", metavar="DURATION", default="1d", show_default=True, help="Time limit of the job; it goes on in the next one.")
-def launch(config: Path, overrides: tuple[str, ...], slurm: bool, prints: bool, nodes: int, gpus_per_node: int, tasks_per_node: int,
+def launch(config: Path, overrides: tuple[str, ...], slurm: bool, prints: bool, nodes: int, gpus_per_node: int, tasks_per_node: int | None,
            max_time: str) -> None:
     """Write the batch file that trains CONFIG on a cluster.
 
@@ -138,8 +142,12 @@ def launch(config: Path, overrides: tuple[str, ...], slurm: bool, prints: bool, 
     from .cli_launch import batch_file
     from .times import parse_duration
 
+    if gpus_per_node and tasks_per_node is not None:
+        raise click.UsageError("--tasks-per-node is for machines without GPUs: with --gpus-per-node there is one process for each GPU")
+    if adds_diagnostic(config):
+        raise click.UsageError("a diagnostic network is trained by one process: start afno-forecast train in a batch file of your own")
     _load(config, overrides)
-    tasks = gpus_per_node or tasks_per_node
+    tasks = gpus_per_node or tasks_per_node or 1
     say(batch_file(config, overrides, nodes=nodes, gpus=gpus_per_node, tasks=tasks, seconds=parse_duration(max_time)), end="")
 
 

@@ -96,6 +96,8 @@ def build(ctx: click.Context, /, paths: tuple[Path, ...], **options: Any) -> Non
     ways = [f"--{name}" for name in ("part", "finish", "append", "scheduler") if options[name]]
     if len(ways) > 1:
         raise click.UsageError(f"{' and '.join(ways)}: choose one", ctx)
+    if "--workers" in _given(ctx) and not options["scheduler"]:
+        raise click.UsageError("--workers does nothing without --scheduler (to build on this machine: --scheduler local)", ctx)
     if options["append"]:
         _append(ctx, out, sources)
         return

@@ -267,6 +267,22 @@ def test_a_lead_time_that_is_none_is_a_usage_error(program, stand_in):
     assert code == 2 and "'soon' is not a duration" in err
 
 
+@pytest.mark.parametrize("words", ["data build in.nc out.zarr --workers 8", "train a.yaml --dry-run --resume", "train a.yaml --profile --max-time 1h",
+                                   "train a.yaml --dry-run --profile",
+                                   "launch a.yaml --slurm --print --gpus-per-node 2 --tasks-per-node 7"])
+def test_options_that_would_do_nothing_are_usage_errors(program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("name: a\n")
+    code, _, err = program(*words.split())
+    assert code == 2 and ("--workers" in err or "--dry-run" in err or "--profile" in err or "--tasks-per-node" in err)
+
+
+def test_a_diagnostic_network_has_no_batch_file(program, tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("diagnostic: {}\n")
+    code, _, err = program("launch", str(tmp_path / "a.yaml"), "--slurm", "--print")
+    assert code == 2 and "diagnostic" in err
+
+
 def test_build_makes_a_recipe_of_its_options(program, monkeypatch: pytest.MonkeyPatch):
     import afno_forecast.data.build as build
 
