@@ -182,6 +182,9 @@ DAY_ADVECTED_LINEAR = replace(DAY_ADVECTED, name="24 h, advection, linear", opti
 LEAN: dict[str, Any] = {"local": False, "direct": True, "residual_blocks": (0, 1)}
 """The mixer alone, and at full resolution only stem, head and direct map."""
 
+DEEPER: dict[str, Any] = {"local": False, "direct": True, "residual_blocks": (1, 2)}
+"""The mixer alone, and two residual blocks a side at half resolution."""
+
 SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "ours": (hierarchical(), OURS),
     "U-Net, our recipe": (unet(), OURS),
@@ -221,6 +224,11 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "U-Net, advection, calibrated": (unet(direct=True), CALIBRATED),
     "mixer alone, steps of 24 h, calibrated": (hierarchical(local=False, direct=True), DAY_CALIBRATED),
     "convolution alone, steps of 24 h, calibrated": (hierarchical(mixer="identity", direct=True), DAY_CALIBRATED),
+    "mixer alone, residual blocks 1, 2, advection, calibrated": (hierarchical(**DEEPER), CALIBRATED),
+    "mixer alone, residual blocks 1, 2, steps of 24 h, calibrated": (hierarchical(**DEEPER), DAY_CALIBRATED),
+    "mixer alone, residual blocks 1, 2, two steps at most, steps of 24 h, calibrated": (
+        hierarchical(**DEEPER), replace(DAY_CALIBRATED, name="24 h, linear, 1, 2 from 70 %, calibration paid", stages=((0.7, 1), (1.0, 2)))),
+    "mixer alone, residual blocks 2, 2, steps of 24 h, calibrated": (hierarchical(local=False, direct=True, residual_blocks=2), DAY_CALIBRATED),
     "U-Net, steps of 24 h, calibrated": (unet(direct=True), DAY_CALIBRATED),
     "mixer alone, advection, linear, steps of 24 h": (hierarchical(local=False, direct=True), DAY_ADVECTED_LINEAR),
     "lean, 48/96/192, steps of 24 h": (hierarchical(widths=WIDER, **LEAN), DAY_LINEAR),
