@@ -1,4 +1,4 @@
-"""A table of colours: each variable and level by lead time, better or worse than a reference; what chance may explain is hatched."""
+"""A table of colours: each variable and level by lead time, better or worse than a reference, and where chance may explain it."""
 
 # R row of the card (variable and level), L lead time
 
@@ -37,14 +37,14 @@ class Card:
     Args:
         rows: (label, level in words, short name). leads: seconds; shape (L,).
         change_RL: per cent of the reference for scores with units, differences for those without; NaN where there is none.
-        by_chance_RL: whether the difference may be chance, by the score file's test; None where it has none.
+        p_RL: that the difference is chance, by the score file's test; NaN where it was not tested, None without a test.
         relative: whether the changes are per cent. higher_is_better: of the metric. reference: its name.
     """
 
     rows: list[tuple[str, str, str]]
     leads: NDArray[np.int64]
     change_RL: Float
-    by_chance_RL: NDArray[np.bool_] | None
+    p_RL: Float | None
     relative: bool
     higher_is_better: bool
     reference: str
@@ -87,18 +87,17 @@ def read_card(scores: xr.Dataset, *, metric: str = "rmse", reference: str | None
         raise DataError("the scores have no variable and lead in common with the reference", fix="give score files of the same variables and leads")
     leads = times.thinned(common, _MOST_LEADS)
     relative = metrics_of(scores)[metric].has_units
-    change, chance = [], []
+    change, p = [], []
     tests = None if against is not None else _significant(scores, metric, reference, region)
     for curve in curves:
         model = curve.lines["model"][[curve.leads.tolist().index(lead) for lead in leads]]
         steps, values = theirs[curve.short]
         change.append(_change(model, values[[steps.tolist().index(lead) for lead in leads]], better, relative))
         if tests is not None:
-            p = tests.get(curve.short)
-            chance.append(np.zeros(len(leads), dtype=bool) if p is None else ~(p[[curve.leads.tolist().index(lead) for lead in leads]] < _LEVEL))
+            tested = tests.get(curve.short, np.full(len(curve.leads), np.nan))
+            p.append(tested[[curve.leads.tolist().index(lead) for lead in leads]])
     rows = [(c.label[:1].upper() + c.label[1:].partition(" at ")[0], c.label.partition(" at ")[2], c.short) for c in curves]
-    return Card(rows, np.array(leads), np.stack(change), np.stack(chance) if tests is not None else None, relative, better == "higher",
-                reference)
+    return Card(rows, np.array(leads), np.stack(change), np.stack(p) if tests is not None else None, relative, better == "higher", reference)
 
 
 def _change(model: Float, reference: Float, better: str, relative: bool) -> Float:
@@ -112,11 +111,12 @@ def _change(model: Float, reference: Float, better: str, relative: bool) -> Floa
 
 
 def _significant(scores: xr.Dataset, metric: str, reference: str, region: str) -> dict[str, Float] | None:
-    """The p values of the file's own test by variable; None where it has none."""
+    """The p values of the file's own test by variable, without those that were not tested; None where it has none."""
     name = f"{metric}_vs_{reference}_p"
     if name not in metrics_of(scores):
         return None
-    return {c.short: c.lines["model"] for c in read_curves(scores, metric=name, region=region)}
+    found = (v.sel(metric=name, region=region) for v in scores.data_vars.values() if {"metric", "region"} <= set(v.dims))
+    return {c.short: c.lines["model"] for c in read_curves(scores, metric=name, region=region)} if any(v.notnull().any() for v in found) else {}
 
 
 def build_card(card: Card, scores: xr.Dataset, *, metric: str, region: str, dpi: float = 150) -> Figure:
@@ -144,10 +144,17 @@ def build_card(card: Card, scores: xr.Dataset, *, metric: str, region: str, dpi:
                    extend="both", extendfrac=0.06, spacing="uniform", ticks=list(bounds))
     label = f"{name}, model relative to {card.reference} (%)" if card.relative else f"{name}, model − {card.reference}"
     canvas.finish_bar(bar, bounds, f"{label}; blue: the model is better, red: worse")
-    test = ("Hatched: chance may explain the difference (block bootstrap over init times, 5 %)" if card.by_chance_RL is not None
-            else "Significance not tested: the score file has no test (evaluate --significance)")
-    canvas.footer(figure, f"{test}.")
+    canvas.footer(figure, f"{_test_words(card)}.")
     return figure
+
+
+def _test_words(card: Card) -> str:
+    """What the hatches and dots say."""
+    if card.p_RL is None:
+        return "Significance not tested: the score file has no test (evaluate --significance)"
+    untested = np.isnan(card.p_RL) & np.isfinite(card.change_RL)
+    dotted = "; dotted: not tested, as the score file's notes say" if untested.any() else ""
+    return f"Hatched: chance may explain the difference (block bootstrap over init times, 5 %){dotted}"
 
 
 def _cells(axes: Axes, card: Card, image: ScalarMappable, digits: int) -> None:
@@ -159,15 +166,16 @@ def _cells(axes: Axes, card: Card, image: ScalarMappable, digits: int) -> None:
             axes.add_patch(Rectangle((column, row), 1, 1, facecolor=style.MISSING, edgecolor="white", linewidth=0.8))
             continue
         colour = tuple(float(c) for c in image.to_rgba(np.array([value]))[0])
-        chance = card.by_chance_RL is not None and bool(card.by_chance_RL[row, column])
+        p = 0.0 if card.p_RL is None else float(card.p_RL[row, column])
+        hatch = "" if p < _LEVEL else "...." if np.isnan(p) else "////"
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
         light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-        if chance:
+        if hatch:
             stroke = "#6b737c" if light > 0.45 else "#b9c6d2"
-            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor=stroke, hatch="////", linewidth=0))
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor="none", edgecolor=stroke, hatch=hatch, linewidth=0))
         words = (f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}").replace("-", "−") if abs(value) < 1000 else ">999"
         shown = say(axes, column + 0.5, row + 0.53, words, size=7, color=INK if light > 0.55 else "white", ha="center", va="center")
-        if chance:
+        if hatch:
             shown.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 0.8})
 
 

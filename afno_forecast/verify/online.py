@@ -33,7 +33,7 @@ from .sample import Family
 from .score_names import name_scores
 from .scores import Array, Scorer, to_numpy
 from .settings import References, ScoreSettings
-from .significance import compare
+from .significance import FEWEST_BLOCKS, common_inits, compare, num_blocks
 from .spectra import Spectra, make_bands
 
 KEPT_ATTRIBUTES = ("title", "model", "source", "institution", "license")
@@ -324,7 +324,7 @@ class OnlineScorer:
                 notes.append(f"cases that {rival.name} lacks are not scored ({self._where(apart)})")
         if self._left_out:
             notes.append(f"not scored: {', '.join(sorted(self._left_out))}")
-        notes += self._not_possible()
+        notes += self._not_possible() + self._not_tested()
         if self.references.climatology is None:
             notes.append("no climatology was given: no anomaly correlation, no climatology scores")
         for note in notes:
@@ -345,6 +345,19 @@ class OnlineScorer:
             if past is None or len(past) < cases:
                 notes.append(f"probabilistic climatology for {0 if past is None else len(past)} of {cases} cases: the record lacks other years")
         return notes
+
+    def _not_tested(self) -> list[str]:
+        """Init times too few for the test of significance."""
+        block, ours = self.settings.block_seconds, self._scorers[""]
+        if block is None:
+            return []
+        cases = [common_inits(ours, self._scorers[rival.name], lead) for rival in self._rivals for lead in ours.leads]
+        few = {len(inits): num_blocks(inits, block) for inits in cases if inits and num_blocks(inits, block) < FEWEST_BLOCKS}
+        if not few:
+            return []
+        num, held = max(few), few[max(few)]
+        inits = f"{num} init time{'s' * (num != 1)}{' or fewer' * (len(few) > 1)} hold{'s' * (num == 1)}"
+        return [f"{inits} {held} block{'s' * (held != 1)} of {format_duration(block)}: not tested, which takes {FEWEST_BLOCKS}"]
 
     def _where(self, counts: NDArray[np.int64]) -> str:
         return ", ".join(f"{format_duration(int(s))}: {n}" for s, n in zip(self.lead_seconds, counts, strict=True) if n)

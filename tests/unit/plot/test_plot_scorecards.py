@@ -75,6 +75,18 @@ def test_what_chance_may_explain_is_hatched(scores: xr.Dataset, p: float, hatche
     assert "not tested" in " ".join(t.get_text() for t in build_card(read_card(scores), scores, metric="rmse", region="global").texts)
 
 
+def test_what_was_not_tested_is_dotted_and_not_taken_for_certain(scores: xr.Dataset) -> None:
+    tested = _tested(scores, 0.01)
+    p = {"metric": "rmse_vs_persistence_p"}
+    some = tested.assign({"2m_temperature": tested["2m_temperature"].where(
+        (tested.metric != p["metric"]) | (tested.lead_time < np.timedelta64(2, "D")))})
+    none = tested.where(tested.metric != p["metric"])
+    for case, dotted in ((some, 1), (none, 6)):
+        figure = build_card(read_card(case), case, metric="rmse", region="global", dpi=40)
+        assert [patch.get_hatch() for patch in figure.axes[0].patches if patch.get_hatch()] == ["...."] * dotted
+        assert "dotted: not tested" in " ".join(t.get_text() for t in figure.texts)
+
+
 def test_another_file_is_a_reference_on_the_leads_of_both(scores: xr.Dataset, tmp_path: Path) -> None:
     worse = scores.map(lambda item: item * 2, keep_attrs=True).isel(lead_time=[1, 2]).assign_attrs(model="other $x$")
     card = read_card(scores, against=worse)

@@ -11,6 +11,7 @@ import pytest
 from afno_forecast.channels import Channel, ChannelSet
 from afno_forecast.errors import ConfigError
 from afno_forecast.grid import BoxGrid, LatLonGrid
+from afno_forecast.verify import significance
 from afno_forecast.verify.deterministic import Deterministic
 from afno_forecast.verify.ensemble import Ensemble
 from afno_forecast.verify.extremes import Extremes
@@ -344,8 +345,26 @@ def test_a_difference_is_found_and_chance_is_not() -> None:
 
 def test_blocks_hold_the_stated_duration() -> None:
     inits = [k * 12 * HOUR for k in range(20)]
-    assert [block_length(inits, d * 86400) for d in (0, 1, 5, 100)] == [1, 2, 10, 20]
+    assert [block_length(inits, d * 86400) for d in (0, 1, 5, 100)] == [1, 2, 10, 200]
     assert block_length([0], 86400) == 1
+
+
+@pytest.mark.parametrize(("num", "days", "tested"), [(1, 5, False), (40, 20, False), (40, 19, False), (14, 1, False), (16, 1, True)])
+def test_too_few_blocks_are_no_test(num: int, days: int, tested: bool) -> None:
+    """Blocks as long as the record are all alike: the intervals would have no width and every difference would be certain."""
+    found = compare(*two_scorers(1.5, num), 24 * HOUR, block_seconds=days * 86400, replicates=50, seed=1)
+    assert np.isfinite(found["rmse"]).all()
+    for ending in ("low", "high", "p"):
+        assert (np.isfinite(found[f"rmse_{ending}"]) == tested).all()
+
+
+def test_chance_passes_for_a_difference_at_most_twice_as_often_as_the_test_says() -> None:
+    """8 blocks of 2 independent differences, none of which is true: 5 % of the cases should be found, and 10 % are."""
+    rng = np.random.default_rng(2)
+    samples = rng.normal(0, 1, (16, 1000))
+    counts = significance._draw([k * 86400 for k in range(16)], 2 * 86400, 400, rng)
+    p = significance._interval(samples.mean(axis=0), counts @ samples / 16)[2]
+    assert 0.05 < (p < 0.05).mean() < 0.12
 
 
 def test_settings_are_checked() -> None:
