@@ -71,6 +71,9 @@ class Selection:
         width = 360.0 if east - west >= 360 else (east - west) % 360
         offset = np.mod(geometry.longitude - west + _EDGE, 360) - _EDGE
         columns = np.flatnonzero(offset <= width + _EDGE)
+        if len(rows) < 2 or len(columns) < 2:
+            raise ConfigError(f"the region has {len(rows)} x {len(columns)} cells of the grid; at least 2 x 2 are needed", where="--region",
+                              fix="widen --region")
         whole = len(columns) == len(geometry.longitude)
         longitude = geometry.longitude[columns]
         if not whole:
@@ -79,9 +82,6 @@ class Selection:
             columns, longitude = columns[order], longitude[order]
             beyond = longitude > longitude[0 if westward else -1]  # across the edge of the user's convention
             longitude = np.where(beyond, longitude - 360, longitude)
-        if len(rows) < 2 or len(columns) < 2:
-            raise ConfigError(f"the region has {len(rows)} x {len(columns)} cells of the grid; at least 2 x 2 are needed", where="--region",
-                              fix="widen --region")
         return Crop(rows, columns, Orientation(geometry.latitude[rows], longitude, geometry.transposed))
 
 

@@ -73,6 +73,13 @@ def test_a_region_that_is_none_or_on_a_box_is_refused() -> None:
         Selection(region=(0, 90, 0, 60)).crop(BoxGrid(np.arange(4.0), np.arange(5.0)))
 
 
+def test_a_region_beside_a_limited_area_is_refused() -> None:
+    area = Orientation(np.arange(50.0, 55), np.arange(10.0, 30))
+    for region, cells in (((-100, -60, 50, 54), "5 x 0"), ((10, 20, 10, 20), "0 x 11"), ((-100, -60, 10, 20), "0 x 0")):
+        with pytest.raises(ConfigError, match=rf"the region has {cells} cells"):
+            Selection(region=region).crop(area)
+
+
 def test_what_is_kept_is_what_the_whole_file_holds_there(tiny_model: Path, tiny_store: Path, tmp_path: Path) -> None:
     def ask(name: str, **options: object) -> xr.Dataset:
         out = tmp_path / name
