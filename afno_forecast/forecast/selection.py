@@ -114,7 +114,7 @@ def select_leads(lead_time: int, time_step: int, *, leads: Sequence[int] = (), e
         every: keep one state every so many seconds; None for every step.
 
     Raises:
-        ConfigError: a lead time that is not a multiple of the time step, or one beyond the last.
+        ConfigError: a lead time that is not a multiple of the time step, one beyond the last, or a last one that `every` does not reach.
     """
     if leads and every is not None:
         raise ConfigError("--leads and --output-every contradict each other", fix="leave one of them out")
@@ -126,6 +126,10 @@ def select_leads(lead_time: int, time_step: int, *, leads: Sequence[int] = (), e
         raise ConfigError(f"the forecast ends at {format_duration(lead_time)}, before {format_duration(farthest)}", where="--lead-time",
                           fix=f"use --lead-time {format_duration(farthest)}")
     step = time_step if every is None else every
+    if not leads and lead_time % step:
+        last = lead_time // step * step
+        raise ConfigError(f"the last lead, {format_duration(lead_time)}, is none of those every {format_duration(step)}", where="--lead-time",
+                          fix=f"use --lead-time {format_duration(last)} or {format_duration(last + step)}, or another --output-every")
     wanted = sorted(set(leads)) if leads else range(step, lead_time + 1, step)
     return tuple(seconds // time_step for seconds in wanted)
 

@@ -22,6 +22,7 @@ def test_leads_are_chosen_by_list_or_by_spacing() -> None:
     assert select_leads(48 * H, 6 * H, leads=(24 * H, 6 * H)) == (1, 4)
     for wrong, word in (({"lead_time": 7 * H}, "--lead-time"), ({"lead_time": 24 * H, "leads": (5 * H,)}, "--leads"),
                         ({"lead_time": 24 * H, "every": 9 * H}, "--output-every"),
+                        ({"lead_time": 48 * H, "every": 18 * H}, r"2d, is none of those every 18h.*\n.*\n.*--lead-time 36h or 54h"),
                         ({"lead_time": 6 * H, "leads": (24 * H,)}, "ends at 6h, before 1d"),
                         ({"lead_time": 24 * H, "leads": (6 * H,), "every": 6 * H}, "contradict")):
         with pytest.raises(ConfigError, match=word):
