@@ -153,7 +153,7 @@ class Session:
                 if state is None:
                     return
                 shown_BCHW = self._with_diagnostic(self.diagnostics[batch.model], forecaster, state)
-                self._require_finite(shown_BCHW, state.lead_seconds, init_seconds, members)
+                self._require_finite(shown_BCHW, state.lead_seconds, init_seconds, members, leads)
                 if self.calibration is not None:
                     shown_BCHW = self._calibrated(self.calibration, forecaster, shown_BCHW, state)
             yield ForecastState(state.step, state.lead_seconds, init_seconds, state.valid_seconds, indices, members, shown_BCHW,
@@ -191,9 +191,13 @@ class Session:
         rows, places = np.unique(rows_BT, return_inverse=True)
         return torch.from_numpy(self.states.read(rows)[places.reshape(rows_BT.shape)]).to(forecaster.area_weights_HW.device)
 
-    def _require_finite(self, fields_BCHW: Tensor, lead_seconds: int, init_seconds: NDArray[np.int64], members: NDArray[np.int64]) -> None:
-        before = lead_seconds - self.forecaster.time_step
-        fix = f"{f'leads up to {format_duration(before)}' if before else 'no leads'} are kept; use a shorter --lead-time"
+    def _require_finite(self, fields_BCHW: Tensor, lead_seconds: int, init_seconds: NDArray[np.int64], members: NDArray[np.int64],
+                        leads: Collection[int] | None) -> None:
+        step = self.forecaster.time_step
+        before = [k * step for k in leads or range(1, self.num_steps + 1) if k * step < lead_seconds]
+        last = format_duration(max(before, default=0))
+        fix = (f"the last lead kept before it is {last}: use --lead-time {last}, no later --leads, and another --out" if before else
+               "no lead before it is kept: forecast from another --init, or with another model")
         require_finite(fields_BCHW, self.channels.shorts, lead_seconds, init_seconds, self.forecaster.calendar, fix=fix,
                        members=None if self.members is None else members)
 

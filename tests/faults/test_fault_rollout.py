@@ -269,6 +269,19 @@ def test_a_rollout_that_diverges_names_lead_and_channel_and_keeps_what_was_befor
     assert error.value.exit_code == 6 and "2001-01-20T06" in str(error.value)
 
 
+@pytest.mark.parametrize(("leads", "fix"), [((6, 12, 48), "kept before it is 12h: use --lead-time 12h, no later --leads, and another --out"),
+                                            ((24, 48), "no lead before it is kept")])
+def test_a_rollout_that_diverges_says_which_lead_is_kept(tiny_model: Path, tiny_store: Path, leads: tuple[int, ...], fix: str) -> None:
+    from afno_forecast.forecast.session import Batch, open_session
+
+    session = open_session(tiny_model, tiny_store, init=INIT, lead_time="2d")
+    with pytest.raises(DivergenceError, match="not finite at lead 18h") as error:
+        for state in session.roll(Batch(0, ((0, 0),)), [hours // 6 for hours in leads]):
+            if state.lead_seconds == 12 * 3600:
+                state.fields_BCHW[:] = torch.nan
+    assert fix in error.value.fix
+
+
 def test_the_forecast_does_not_depend_on_how_the_store_is_cut(tiny_model: Path, tiny_weather: Path, tiny_store: Path, tmp_path: Path) -> None:
     from afno_forecast.data.build import build_store
     from afno_forecast.data.plan import StoreSettings
