@@ -83,8 +83,8 @@ class Calibration:
         """The state that anomalies at some instants are from, (B, C, H, W). Raises ConfigError at an hour that the calibration lacks."""
         return _expected(self.hours_S, self.reference_S3CHW, TimeAxis(valid_seconds, self.calendar))
 
-    def require(self, forecaster: Forecaster, lead_seconds: int) -> None:
-        """Raise ConfigError where forecasts of this model as far as this lead are not what was calibrated."""
+    def require(self, forecaster: Forecaster, lead_seconds: int, init_seconds: NDArray[np.int64]) -> None:
+        """Raise ConfigError where forecasts of this model, from these init times as far as this lead, are not what was calibrated."""
         if not (self.grid.matches(forecaster.grid) and self.channels == forecaster.channels):
             raise ConfigError(f"the calibration is for {self.grid.describe()} and {', '.join(self.channels.shorts)}", where="--other-grid",
                               fix="add --raw to forecast without it")
@@ -92,6 +92,8 @@ class Calibration:
             raise ConfigError(f"the model is calibrated every {format_duration(int(self.lead_seconds[0]))} up to "
                               f"{format_duration(int(self.lead_seconds[-1]))}, not up to {format_duration(lead_seconds)}", where="--lead-time",
                               fix="add --raw, or calibrate with a longer --lead-time")
+        leads = np.arange(forecaster.time_step, lead_seconds + 1, forecaster.time_step)
+        _require_hours(self.hours_S, TimeAxis(np.unique(init_seconds[:, None] + leads), self.calendar))
 
     def to_dataset(self) -> xr.Dataset:
         """As it lies in the model folder."""
@@ -211,13 +213,17 @@ def _thinned(fractions_N: Float, count: int) -> NDArray[np.int64]:
 
 def _expected(hours_S: NDArray[np.int64], reference_S3CHW: NDArray[np.float32], times: TimeAxis) -> NDArray[np.float32]:
     """The state to expect at each instant, (B, C, H, W)."""
-    hours_B = times.second_of_day()
-    absent = sorted(set(hours_B.tolist()) - set(hours_S.tolist()))
+    _require_hours(hours_S, times)
+    parts = zip(_harmonics(times).astype(np.float32), np.searchsorted(hours_S, times.second_of_day()), strict=True)
+    return np.stack([np.tensordot(weights, reference_S3CHW[number], 1) for weights, number in parts])
+
+
+def _require_hours(hours_S: NDArray[np.int64], times: TimeAxis) -> None:
+    """Raise ConfigError for instants at an hour of the day that has no reference."""
+    absent = sorted(set(times.second_of_day().tolist()) - set(hours_S.tolist()))
     if absent:
         known, wanted = (", ".join(f"{hour / 3600:g}" for hour in hours) for hours in (hours_S, absent))
         raise ConfigError(f"the calibration knows the hours {known} of the day, not {wanted}", where="--init", fix="add --raw, or calibrate again")
-    parts = zip(_harmonics(times).astype(np.float32), np.searchsorted(hours_S, hours_B), strict=True)
-    return np.stack([np.tensordot(weights, reference_S3CHW[number], 1) for weights, number in parts])
 
 
 def _require_seasons(states: States, fractions_N: Float) -> None:

@@ -242,8 +242,8 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
         require_noise(perturbation, forecaster)
         forecaster.to(device)
     diagnostics = _diagnostics_of(folders, forecasters, device)
-    calibration = None if raw else _calibration_of(folders, forecasters, members, seconds)
     inits = select_inits(init, states, history=max(f.history for f in forecasters), time_step=first.time_step)
+    calibration = None if raw else _calibration_of(folders, forecasters, members, seconds, inits)
     rows = _all_rows(forecasters, states, inits, perturbation, members or 1)
     manifests = [json.loads((folder / model_folder.MANIFEST).read_text())["files"] for folder in folders]
     facts = [manifests, check_states(forecasters[0], states, rows, echo), inits.tolist(), members, repr(perturbation)]
@@ -262,7 +262,8 @@ def _require_difference(members: int | None, num_models: int, perturbation: Pert
         raise ConfigError("a perturbation makes members, and their number is not given", where="--perturb", fix="add --members 10")
 
 
-def _calibration_of(folders: Sequence[Path], forecasters: Sequence[Forecaster], members: int | None, lead_seconds: int) -> Calibration | None:
+def _calibration_of(folders: Sequence[Path], forecasters: Sequence[Forecaster], members: int | None, lead_seconds: int,
+                    inits: NDArray[np.int64]) -> Calibration | None:
     """The calibration of a model that has one. Raises ConfigError where it is not for such forecasts."""
     found = [load_calibration(folder) for folder in folders]
     calibration = next((c for c in found if c is not None), None)
@@ -270,7 +271,7 @@ def _calibration_of(folders: Sequence[Path], forecasters: Sequence[Forecaster], 
         return None
     if members is not None:
         raise ConfigError("a calibrated forecast is the mean to expect: members would lose their spread", where="--members", fix="add --raw")
-    calibration.require(forecasters[0], lead_seconds)
+    calibration.require(forecasters[0], lead_seconds, inits)
     return calibration
 
 

@@ -184,6 +184,11 @@ def test_what_does_not_fit_is_refused(made: tuple[Path, Path, Path, Calibration]
     with pytest.raises(ConfigError, match="does not go on from"):
         hook = type("Looks", (), {"on_state": lambda self, state: None, "finish": lambda self: None})()
         produce_forecast(model, data, init="2002-02-01", lead_time=6 * H, out=tmp_path / "a.nc", options=Options(hooks=(hook,)), echo=[].append)
+    with xr.open_dataset(data) as ds:
+        ds.isel(time=slice(20)).assign_coords(time=ds.time[:20] + np.timedelta64(3, "h")).to_netcdf(tmp_path / "between.nc")
+    with pytest.raises(ConfigError, match=r"hours 0, 6, 12, 18 of the day, not 3, 9\n.*\n.*--raw"):
+        produce_forecast(model, tmp_path / "between.nc", init="2001-01-02T21", lead_time=12 * H, out=tmp_path / "a.nc", echo=[].append)
+    assert not list(tmp_path.glob("a.nc*")), "nothing is written that --raw would have to go on from"
     for options, kind, words in (({"period": (PERIOD[0], PERIOD[0] + 90 * 86400)}, ConfigError, "needs a year"),
                                  ({"period": (PERIOD[1], PERIOD[1] + 500 * 86400)}, DataError, "do not hold a year"),
                                  ({"lead_seconds": 7 * H}, ConfigError, "not a multiple")):
