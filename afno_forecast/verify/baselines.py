@@ -8,6 +8,7 @@ A rival gives, for an init and a lead time, a state or an ensemble of states to 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -199,11 +200,25 @@ class OtherYears:
 
     def members(self, init: int, lead: int) -> NDArray[Any] | None:
         """The members, in the order of time; None where there are fewer candidates than members."""
-        candidates = self.candidates(init + lead)
+        found = self.parts(init + lead, (0,))
+        return None if found is None else found[0]
+
+    def parts(self, seconds: int, before: Sequence[int], channels: slice = slice(None)) -> NDArray[Any] | None:
+        """States so long before members of a valid time, drawn among those of which the record has them all.
+
+        Args:
+            seconds: valid time.
+            before: durations in seconds, P of them.
+            channels: which of them are wanted.
+
+        Returns:
+            (P, E, C, H, W); None as in `members`.
+        """
+        candidates = [s for s in self.candidates(seconds).tolist() if all(self._truth.has(s - k) for k in before)]
         if len(candidates) < self.num_members:
             return None
-        drawn = np.random.default_rng((self._seed, (init + lead) % (1 << 63))).choice(candidates, self.num_members, replace=False)
-        return np.stack([self._truth.at(int(s)) for s in np.sort(drawn)])
+        drawn = np.sort(np.random.default_rng((self._seed, seconds % (1 << 63))).choice(candidates, self.num_members, replace=False))
+        return np.array([[self._truth.at(s - k)[channels] for s in drawn.tolist()] for k in before])
 
 
 def require_climatology_fits(climatology: Climatology, channels: ChannelSet, grid: Grid) -> None:

@@ -215,15 +215,21 @@ class OnlineScorer:
             members = rival.members(init, lead)
             if members is not None:
                 self._scorers[rival.name].update(key, lead, members[None], truth_CHW[None], expected)
-                self._add_rain(rival.name, init, lead, members)
+                self._add_rain(rival.name, init, lead, members, rival if isinstance(rival, OtherYears) else None)
 
-    def _add_rain(self, name: str, init: int, lead: int, members_ECHW: NDArray[np.float32]) -> None:
+    def _add_rain(self, name: str, init: int, lead: int, members_ECHW: NDArray[np.float32], past: OtherYears | None = None) -> None:
+        """Add the 24 h sums that a state completes; those of past states, drawn anew for each valid time, are of whole past days instead."""
         at = six_hourly(self.channels)
         if name not in self._rain or at is None:
             return
         sums, scorer = self._rain[name]
         for end, amount_EHW in sums.add(init, lead, members_ECHW[:, at]):
             parts = [init + end - k for k in DAY_PARTS]
+            if past is not None:
+                found = past.parts(init + end, DAY_PARTS, slice(at, at + 1))
+                if found is None:
+                    continue
+                amount_EHW = daily_sum(list(found[:, :, 0]))
             if all(self.truth.has(s) for s in parts):
                 truth_HW = daily_sum([self.truth.at(s)[at] for s in parts])
                 scorer.update(np.asarray([init], dtype=np.int64), end, amount_EHW[None, :, None], truth_HW[None, None])

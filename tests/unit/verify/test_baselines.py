@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from afno_forecast.errors import DataError
 from afno_forecast.grid import LatLonGrid
 from afno_forecast.times import TimeAxis, parse_instant
 from afno_forecast.verify.baselines import OtherYears
+from afno_forecast.verify.online import OnlineScorer
+from afno_forecast.verify.settings import References, ScoreSettings
 from afno_forecast.verify.truth import open_truth
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -59,3 +62,30 @@ def test_a_season_is_as_long_at_the_turn_of_the_year(calendar: str) -> None:
         away = np.abs((found - valid + year / 2) % year - year / 2) / DAY
         assert away.max() <= 11, f"{date}: the season reaches {away.max():.1f} days"
         assert len(found) >= 4 * 21 - 11, f"{date}: {len(found)} days"
+
+
+def test_days_of_the_probabilistic_climatology_are_days_of_the_record() -> None:
+    """Amounts of four unrelated days are far too seldom all dry, and a forecast without skill would cost more than 1."""
+    channels, members = ChannelSet((Channel("total_precipitation_6hr", None, "m"),)), 6
+    grid = LatLonGrid(np.array([-60.0, 0, 60]), np.arange(8) * 45.0)
+    rng = np.random.default_rng(4)
+
+    def weather(year: int, days: int) -> Record:
+        amounts = np.where(rng.random((days, 1, *grid.shape)) < 0.5, 0, rng.gamma(1, 8e-4, (days, 1, *grid.shape)))
+        times = TimeAxis(parse_instant(f"{year}-01-01T06") + 6 * 3600 * np.arange(4 * days, dtype=np.int64))
+        return Record(np.repeat(amounts, 4, axis=0).astype(np.float32), times, channels, grid)
+
+    past, truth = weather(2001, 3 * 365), weather(2005, 120)
+    rival = OtherYears(past, channels, members, seed=0)
+    end, parts = parse_instant("2005-02-01"), tuple(6 * 3600 * k for k in range(4))
+    day = rival.parts(end, parts)
+    assert day is not None and day.shape == (4, members, 1, *grid.shape) and (day == day[0]).all(), "four amounts of one day are equal here"
+    np.testing.assert_array_equal(day[0], rival.members(end - DAY, DAY))
+    inits, leads = parse_instant("2005-01-02") + 2 * DAY * np.arange(50), 6 * 3600 * np.arange(1, 5)
+    scorer = OnlineScorer(truth, channels, inits, leads, num_members=members, references=References(record=past),
+                          settings=ScoreSettings(regions=("global",), kinds=("ensemble", "precipitation")))
+    for init, lead in itertools.product(inits.tolist(), leads.tolist()):
+        scorer.score(init, lead, np.repeat(truth.read(truth.index_of(np.asarray([init + lead]))), members, axis=0))
+    scores = scorer.finalize()["total_precipitation_24hr"].isel(region=0, lead_time=-1)
+    assert float(scores.sel(metric="seeps")) == 0
+    assert float(scores.sel(metric="seeps_probabilistic_climatology")) == pytest.approx(1, abs=0.07)
