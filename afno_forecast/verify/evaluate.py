@@ -18,7 +18,7 @@ from ..channels import ChannelSet
 from ..errors import DataError
 from ..times import TimeAxis, format_duration
 from .baselines import Analyses
-from .derived import derive
+from .derived import derive, with_derived
 from .forecasts import forecast_channels, forecast_grid, num_members, open_forecast, read_members
 from .online import OnlineScorer
 from .settings import References, ScoreSettings
@@ -44,7 +44,7 @@ def evaluate(forecast: xr.Dataset | Path, truth: Analyses, *, references: Refere
 
     Raises:
         DataError: another grid or calendar, a climatology of another grid or in other units, no common channel, a lead the
-            forecast lacks, nothing the truth covers, or another forecast that is not finite.
+            forecast lacks, nothing the truth covers, or another forecast that lacks a channel or is not finite.
         DivergenceError: a forecast that is not finite.
     """
     ours = ForecastFile(forecast, truth)
@@ -56,7 +56,7 @@ def evaluate(forecast: xr.Dataset | Path, truth: Analyses, *, references: Refere
     scorer = OnlineScorer(truth, ours.channels, ours.init_seconds, lead_seconds, num_members=ours.num_members, references=references,
                           settings=settings)
     for rival in rivals:
-        rival.wanted = scorer.channels
+        rival.want(scorer.channels)
     for init in ours.init_seconds.tolist():
         wanted = [lead for lead in lead_seconds.tolist() if scorer.wants(init, lead)]
         for lead, members_ECHW in ours.states(init, wanted, scorer.channels):
@@ -78,6 +78,7 @@ class ForecastFile:
     def __init__(self, forecast: xr.Dataset | Path, truth: Analyses) -> None:
         self._ds = forecast if isinstance(forecast, xr.Dataset) else open_forecast(forecast)
         self.name = "forecast" if isinstance(forecast, xr.Dataset) else _metric_ending(forecast.stem)
+        self._where = self.name if isinstance(forecast, xr.Dataset) else str(forecast)
         axis = TimeAxis.from_xarray(self._ds["time"])
         require_truth_fits(truth, forecast_grid(self._ds, like=truth.grid), axis)
         self.init_seconds: NDArray[np.int64] = axis.seconds
@@ -85,7 +86,7 @@ class ForecastFile:
         self._inits = {int(s): i for i, s in enumerate(self.init_seconds)}
         self._leads = {int(s): i for i, s in enumerate(self.lead_seconds)}
         self.channels = self._channels(truth.channels)
-        self.wanted = self.channels
+        self._wanted = self.channels
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -131,13 +132,21 @@ class ForecastFile:
             return ChannelSet(tuple(channels))
         return ChannelSet((*(c for c in channels if c.name in names), *(c for c in self.channels if c.name not in channels.names)))
 
+    def want(self, channels: ChannelSet) -> None:
+        """Give these channels as members. Raises DataError for some that it lacks."""
+        absent = [c.short for c in channels if c.name not in with_derived(self.channels).names]
+        if absent:
+            raise DataError(f"a forecast to compare with lacks {', '.join(absent)}, which the forecast and the truth have", where=self._where,
+                            fix="give a file with all of them, or leave it out of --against")
+        self._wanted = channels
+
     def covers(self, init: int, lead: int) -> bool:
         """Whether it has this init and lead time."""
         return init in self._inits and lead in self._leads
 
     def members(self, init: int, lead: int) -> NDArray[Any] | None:
-        """Its states at a lead time, (E, C, H, W), in the channels `wanted`."""
-        return next(iter(self.states(init, [lead], self.wanted)))[1]
+        """Its states at a lead time, (E, C, H, W), in the channels of `want`."""
+        return next(iter(self.states(init, [lead], self._wanted)))[1]
 
 
 def _metric_ending(text: str) -> str:

@@ -274,6 +274,14 @@ def test_another_forecast_is_scored_on_the_common_cases_alone(tmp_path: Path) ->
     assert (pick(same, "t850", "rmse").values == pick(same, "t850", "rmse_fc_2").values).all()
 
 
+def test_a_rival_that_lacks_a_channel_is_named_with_it(tmp_path: Path) -> None:
+    path, analyses = case(tmp_path)
+    leads, few = 6 * HOUR * np.arange(1, 3, dtype=np.int64) * 2, ChannelSet(CHANNELS.channels[::2])
+    other = write(tmp_path / "few.zarr", np.zeros((1, 2, 2, *GRID.shape), np.float32), analyses.times.seconds[:1], leads, few)
+    with pytest.raises(DataError, match=r"lacks z500, which the forecast and the truth have.*\n.*few\.zarr.*\n.*out of --against"):
+        evaluate(path, analyses, against=[other])
+
+
 def test_a_files_name_is_not_taken_for_a_probability(tmp_path: Path) -> None:
     """`rmse_vs_run_p` would be both the difference from run_p and the p value against run."""
     path, analyses = case(tmp_path)
