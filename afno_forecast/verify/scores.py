@@ -219,6 +219,9 @@ class Scorer:
             if bad and kind == "forecast" and self._rival and not self._missing_ok:
                 raise DataError(f"{self._rival}, which the forecast is compared with, has missing or infinite values in {', '.join(bad)}",
                                 where=where, fix="fill or leave out these variables there, or score these leads without it")
+            if bad and kind == "forecast" and not self._missing_ok and sample.lead_seconds == 0:
+                raise DataError(f"the forecast has missing values in {', '.join(bad)} at lead 0h", where=where,
+                                fix="choose other leads with --leads, or leave the variable out of the file")
             if bad and kind == "forecast" and not self._missing_ok:
                 raise DivergenceError(f"the forecast is not finite in {', '.join(bad)}", where=where,
                                       fix="score the leads before it with --leads, or forecast again with another model")

@@ -196,6 +196,13 @@ def test_a_forecast_that_is_not_finite_is_named(value: float) -> None:
         Scorer(CHANNELS, grid, regions=["tropics"]).update(np.array([0, 24]) * HOUR, 72 * HOUR, p, t, c)
 
 
+def test_missing_values_at_lead_zero_are_of_the_data_and_no_divergence() -> None:
+    p, t, c = data(GRIDS["5x8"], 1)
+    p[0, 1] = np.nan
+    with pytest.raises(DataError, match=r"missing values in t2m at lead 0h\n.*1970-01-01T00, lead 0h\n.*--leads, or leave the variable out"):
+        Scorer(CHANNELS, GRIDS["5x8"]).update(np.array([0]), 0, p, t, c)
+
+
 def test_a_truth_that_is_not_finite_is_named() -> None:
     grid = GRIDS["5x8"]
     p, t, c = data(grid, 1)
