@@ -117,7 +117,8 @@ class _Result:
 @click.option("--members", type=click.IntRange(1), help="Forecasts from each init time. Several MODELs take turns.")
 @click.option("--perturb", type=click.Choice(["white", "correlated", "bred", "lagged", "model"]), help="How members differ: noise in "
               "every cell; random fields on the sphere; bred vectors of the model; earlier starts; noise that the model was trained to read.")
-@click.option("--amplitude", type=click.FloatRange(0), help="Of perturbations, in standard deviations of a model step's change. [default: 1]")
+@click.option("--amplitude", type=click.FloatRange(0, min_open=True), help="Of perturbations, in standard deviations of a model step's change. "
+              "[default: 1]")
 @click.option("--seed", type=click.IntRange(0), help="Of perturbations; members depend on it, not on batch or processes. [default: 0]")
 @click.option("--length-scale", type=click.FloatRange(1), metavar="KM", help="Of correlated fields. [default: 1000]")
 @click.option("--breeding-cycles", type=click.IntRange(1, 1000), help="Model steps of breeding before the init time. [default: 8]")

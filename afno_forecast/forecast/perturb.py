@@ -55,7 +55,7 @@ class Perturbation:
 
     Args:
         method: see the file.
-        amplitude: of the perturbation, in standard deviations of the channel's change over a model step.
+        amplitude: of the perturbation, positive, in standard deviations of the channel's change over a model step.
         seed: of all draws.
         length_km: length scale of correlated fields and of the seeds of bred vectors.
         cycles: breeding cycles of one model step each, before the init time.
@@ -72,7 +72,7 @@ class Perturbation:
     lag: int | None = None
 
     def __post_init__(self) -> None:
-        for name, good in (("amplitude", 0 <= self.amplitude < 1e6), ("seed", self.seed >= 0),
+        for name, good in (("amplitude", 0 < self.amplitude < 1e6), ("seed", self.seed >= 0),
                            ("length_km", 1 <= self.length_km <= EARTH_RADIUS_KM * 4), ("cycles", 1 <= self.cycles <= 1000),
                            ("lag", self.lag is None or self.lag > 0)):
             if not good:

@@ -249,6 +249,13 @@ def test_an_option_that_the_method_does_not_read_is_a_usage_error(program, stand
     assert code == 2 and f"--{option} does nothing with --perturb {method}" in err and not calls
 
 
+def test_members_without_a_perturbation_are_a_usage_error(program, stand_in):
+    calls = stand_in("afno_forecast.forecast.produce", produce_forecast=Path("fc.zarr"), Options=None)
+    code, _, err = program("rollout", "a", "--data", "a.nc", "--init", "last", "--lead-time", "1d", "--out", "fc.zarr", "--members", "3",
+                           "--perturb", "correlated", "--amplitude", "0")
+    assert code == 2 and "0.0 is not in the range x>0" in err and not calls
+
+
 @pytest.mark.parametrize("option", ["variables t2m", "levels 500", "region -30/60/30/75", "format zarr3"])
 def test_options_of_the_file_are_usage_errors_without_one(program, stand_in, option: str):
     from afno_forecast.forecast.produce import Options

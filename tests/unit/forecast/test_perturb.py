@@ -187,7 +187,7 @@ def test_every_part_of_the_key_changes_the_draw() -> None:
         assert not np.array_equal(one, random_generator(*key).standard_normal(3))
 
 
-@pytest.mark.parametrize("wrong", [{"amplitude": -1.0}, {"seed": -1}, {"cycles": 0}, {"lag": 0}, {"length_km": 0.0}])
+@pytest.mark.parametrize("wrong", [{"amplitude": -1.0}, {"amplitude": 0.0}, {"seed": -1}, {"cycles": 0}, {"lag": 0}, {"length_km": 0.0}])
 def test_a_perturbation_out_of_range_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="out of range"):
         Perturbation("correlated", **wrong)  # type: ignore[arg-type]
