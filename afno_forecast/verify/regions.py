@@ -56,11 +56,10 @@ class Region:
 
 
 def default_regions(grid: Grid, land_fraction: NDArray[np.floating] | None = None) -> tuple[str, ...]:
-    """Every region that has cells: of a global grid WeatherBench's, of any other `global`, meaning the whole domain; land and sea where known."""
+    """Every region that has cells: `global`, the whole domain; of all longitudes those of WeatherBench that the rows cover; land, sea if known."""
     surfaces = () if land_fraction is None else tuple(n for n in SURFACES if _surface(n, land_fraction).any())
-    if not isinstance(grid, LatLonGrid) or not grid.is_global:
-        return ("global", *surfaces)
-    return (*(name for name in REGION_NAMES if _cells(name, grid) is not None), *surfaces)
+    covered = (name for name in REGION_NAMES[1:] if isinstance(grid, LatLonGrid) and _covers(grid, name) and _cells(name, grid) is not None)
+    return ("global", *covered, *surfaces)
 
 
 def make_regions(names: Sequence[str], grid: Grid, land_fraction: NDArray[np.floating] | None = None) -> tuple[Region, ...]:
@@ -86,8 +85,9 @@ def make_regions(names: Sequence[str], grid: Grid, land_fraction: NDArray[np.flo
         if name == "global":
             regions.append(Region(name, np.arange(grid.shape[0]), None))
             continue
-        if not isinstance(grid, LatLonGrid) or not grid.is_global:
-            raise ConfigError(f"region '{name}' needs a global grid, this one is {grid.describe()}", fix="use --regions global: the whole domain")
+        if not isinstance(grid, LatLonGrid) or not _covers(grid, name):
+            raise ConfigError(f"region '{name}' needs a grid with all longitudes and its latitudes, this one is {grid.describe()}",
+                              fix="use --regions global: the whole domain")
         region = _cells(name, grid)
         if region is None:
             raise ConfigError(f"region '{name}' has no cell on the grid {grid.describe()}", fix="leave it out of --regions")
@@ -95,6 +95,14 @@ def make_regions(names: Sequence[str], grid: Grid, land_fraction: NDArray[np.flo
     if not regions:
         raise ConfigError("no region to score", fix="use --regions global")
     return tuple(regions)
+
+
+def _covers(grid: LatLonGrid, name: str) -> bool:
+    """Whether a grid has all longitudes and the region's latitudes, or lacks less than one row of them."""
+    rows = np.sort(grid.latitude)
+    edges = np.sort(grid.latitude_edges())
+    south, north = edges[0] - (rows[1] - rows[0]), edges[-1] + (rows[-1] - rows[-2])
+    return grid.periodic and all(south < low and high < north for low, high in _REGIONS[name][0])
 
 
 def _cells(name: str, grid: LatLonGrid) -> Region | None:

@@ -112,8 +112,17 @@ def test_regions_do_not_depend_on_coordinates_kept_as_float32() -> None:
 @pytest.mark.parametrize("grid", [GRIDS["limited area"], GRIDS["box"]])
 def test_other_grids_have_only_the_whole_domain(grid: LatLonGrid | BoxGrid) -> None:
     assert Scorer(CHANNELS, grid).region_names == ("global",)
-    with pytest.raises(ConfigError, match="needs a global grid"):
+    with pytest.raises(ConfigError, match="needs a grid with all longitudes and its latitudes"):
         Scorer(CHANNELS, grid, regions=["tropics"])
+
+
+def test_regions_need_all_longitudes_and_rows_that_cover_them() -> None:
+    columns = np.arange(144) * 2.5
+    without_a_pole = LatLonGrid(np.linspace(-87.5, 90, 72), columns)
+    assert not without_a_pole.is_global and default_regions(without_a_pole) == REGION_NAMES
+    assert default_regions(LatLonGrid(np.linspace(-60, 62.5, 50), columns)) == (
+        "global", "tropics", "north-america", "north-atlantic", "north-pacific", "east-asia", "ausnz"), "one row may be missing"
+    assert default_regions(LatLonGrid(np.linspace(-87.5, 90, 72), columns[:100])) == ("global",)
 
 
 def test_an_unknown_region_names_the_nearest() -> None:
