@@ -283,7 +283,7 @@ class Orientation:
     def _columns(self) -> tuple[NDArray[np.int64], Float]:
         """Order of the user's columns in the canonical grid, and the canonical longitudes."""
         wrapped = np.mod(self.longitude, 360)
-        wrapped = np.where(np.isclose(wrapped, 360, atol=1e-9), 0.0, wrapped)
+        wrapped = np.where(np.isclose(wrapped, 360, rtol=0, atol=1e-9), 0.0, wrapped)
         order = np.argsort(wrapped, kind="stable")
         ascending = wrapped[order]
         gaps = np.diff(np.concatenate([ascending, ascending[:1] + 360]))

@@ -93,6 +93,13 @@ def test_a_limited_area_across_greenwich_stays_in_one_piece() -> None:
     assert split.grid().matches(orientation.grid())
 
 
+def test_columns_close_to_greenwich_keep_their_longitudes() -> None:
+    longitude = 0.001 * np.arange(-5, 5)
+    user = Orientation(np.array([51.0, 51.5]), longitude)
+    np.testing.assert_allclose(user.grid().longitude, 360 + longitude, rtol=0, atol=1e-9)
+    assert Orientation(np.array([51.0, 51.5]), np.array([-1e-12, 1.0])).grid().longitude.tolist() == [0, 1]
+
+
 def test_a_band_wraps_in_longitude_only() -> None:
     band = LatLonGrid(np.arange(-57.5, 58, 5), np.arange(36) * 10.0)
     assert band.boundary == "band" and band.periodic and not band.is_global
