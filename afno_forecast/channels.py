@@ -115,13 +115,16 @@ class ChannelSet:
             float32 tensor (..., C, H, W).
 
         Raises:
-            DataError: a variable or level is missing (both lists are named), or its units differ.
+            DataError: a variable or level is missing (both lists are named), its units differ, or its last dimensions are others.
         """
         import torch  # here, so that reading a model's channels needs no torch
 
         slices = [self._slice(ds, channel) for channel in self.channels]
         horizontal = slices[0].dims[-2:]
         leading = slices[0].dims[:-2]
+        if horizontal not in (("latitude", "longitude"), ("y", "x")):
+            raise DataError(f"{self.channels[0].name} ends with the dims {horizontal}, wanted latitude, longitude or y, x",
+                            fix="transpose it, for example ds.transpose(..., 'latitude', 'longitude')")
         arrays = []
         for channel, item in zip(self.channels, slices, strict=True):
             if set(item.dims) != set(leading) | set(horizontal):

@@ -42,6 +42,15 @@ def test_what_is_missing_or_in_other_units_is_refused() -> None:
         SHUFFLED.pack(ds)
 
 
+def test_maps_the_other_way_round_are_refused() -> None:
+    one = ChannelSet((Channel("2m_temperature", None, "K"),))
+    for last, transposed in ((("latitude", "longitude"), ("longitude", "latitude")), (("y", "x"), ("x", "y"))):
+        ds = xr.Dataset({"2m_temperature": (("time", *last), np.zeros((2, 3, 4)))})
+        assert one.pack(ds).shape == (2, 1, 3, 4)
+        with pytest.raises(DataError, match=r"ends with the dims .* wanted latitude, longitude or y, x"):
+            one.pack(ds.transpose("time", *transposed))
+
+
 def test_selection_by_any_name_lists_what_is_missing() -> None:
     assert SHUFFLED.select(["t2m", "z_1000", "geopotential@500"]).shorts == ("t2m", "z1000", "z500")
     with pytest.raises(DataError, match="no channel q700, z50; there are z850, t2m"):
