@@ -72,12 +72,15 @@ class Perturbation:
     lag: int | None = None
 
     def __post_init__(self) -> None:
-        for name, good in (("amplitude", 0 < self.amplitude < 1e6), ("seed", self.seed >= 0),
-                           ("length_km", 1 <= self.length_km <= EARTH_RADIUS_KM * 4), ("cycles", 1 <= self.cycles <= 1000),
-                           ("lag", self.lag is None or self.lag > 0)):
+        longest = int(EARTH_RADIUS_KM * 4)
+        for name, option, good, fix in (
+                ("amplitude", "amplitude", 0 < self.amplitude < 1e6, "use a positive number below 1000000"),
+                ("seed", "seed", self.seed >= 0, "use zero or a positive number"),
+                ("length_km", "length-scale", 1 <= self.length_km <= longest, f"use 1 to {longest} km"),
+                ("cycles", "breeding-cycles", 1 <= self.cycles <= 1000, "use 1 to 1000"),
+                ("lag", "lag", self.lag is None or self.lag > 0, "use a positive duration")):
             if not good:
-                raise ConfigError(f"{name} {getattr(self, name)} of a perturbation is out of range", where=f"--{name.replace('_km', '-scale')}",
-                                  fix="use a positive number")
+                raise ConfigError(f"{name} {getattr(self, name)} of a perturbation is out of range", where=f"--{option}", fix=fix)
 
     def earlier_starts(self, init_seconds: NDArray[np.int64], num_members: int, time_step: int) -> NDArray[np.int64]:
         """Init times besides the given ones whose analyses are read; ascending."""

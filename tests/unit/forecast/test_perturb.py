@@ -187,7 +187,11 @@ def test_every_part_of_the_key_changes_the_draw() -> None:
         assert not np.array_equal(one, random_generator(*key).standard_normal(3))
 
 
-@pytest.mark.parametrize("wrong", [{"amplitude": -1.0}, {"amplitude": 0.0}, {"seed": -1}, {"cycles": 0}, {"lag": 0}, {"length_km": 0.0}])
-def test_a_perturbation_out_of_range_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="out of range"):
+@pytest.mark.parametrize(("wrong", "option", "fix"), [
+    ({"amplitude": -1.0}, "amplitude", "positive"), ({"amplitude": 0.0}, "amplitude", "positive"), ({"amplitude": 1e6}, "amplitude", "below 1000000"),
+    ({"seed": -1}, "seed", "zero or"), ({"cycles": 0}, "breeding-cycles", "1 to 1000"), ({"cycles": 2000}, "breeding-cycles", "1 to 1000"),
+    ({"lag": 0}, "lag", "positive"), ({"length_km": 0.0}, "length-scale", "1 to 25484 km"), ({"length_km": 3e4}, "length-scale", "1 to 25484 km")])
+def test_a_perturbation_out_of_range_is_refused(wrong: dict[str, float], option: str, fix: str) -> None:
+    with pytest.raises(ConfigError, match="out of range") as error:
         Perturbation("correlated", **wrong)  # type: ignore[arg-type]
+    assert error.value.where == f"--{option}" and fix in error.value.fix
