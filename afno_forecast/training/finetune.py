@@ -1,4 +1,5 @@
-"""A forecaster that starts from the weights of another model, also of other channels or another grid, and says what it took and what it did not.
+"""A forecaster that starts from the weights of another model, also of other channels or another grid, and says what it took, what it did not, and
+under which other settings the weights were learnt.
 
 Weights are taken by name where their shapes are equal. In the first and the last layer of our networks, and in the direct map from inputs to outputs,
 they are taken channel by channel, by the channels' names: a channel that is new keeps the weights it was drawn with. The statistics are never taken:
@@ -9,7 +10,8 @@ they are those of the new data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -21,7 +23,8 @@ from .. import model_folder
 from ..channels import ChannelSet
 from ..errors import CheckpointError
 from ..forecaster import Forecaster, ModelConfig
-from ..nn.backbone import PlainConfig
+from ..nn.backbone import HierarchicalConfig, PlainConfig
+from ..times import format_duration
 
 _FIRST = ("backbone.stem.conv.weight", "backbone.stem.linear.weight")
 _LAST = ("backbone.head.conv.weight", "backbone.head.conv.bias", "backbone.head.linear.weight", "backbone.head.linear.bias", "backbone.direct.bias")
@@ -31,7 +34,8 @@ _OVER_CELLS = ("backbone.stem.linear.weight", "backbone.head.linear.weight", "ba
 
 
 def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> list[str]:
-    """Take the weights of a model folder that fit, in place; returns what was and was not taken, in words, one line each.
+    """Take the weights of a model folder that fit, in place; returns what was and was not taken and what means something else now, in
+    words, one line each.
 
     Args:
         forecaster: freshly drawn.
@@ -75,7 +79,7 @@ def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> lis
             *_told("inputs that are new to the weights", [n for n in ours if n not in theirs]),
             *_told("inputs of the other model that are gone", [n for n in theirs if n not in ours]),
             *_told("outputs that are new to the weights", [n for n in outs if n not in their_outs]),
-            *_other_meaning(config, other),
+            *_other_meaning(_meaning(config, forecaster.channels, forecaster.time_steps), _meaning(other, inputs.channels, inputs.time_steps)),
             f"statistics of the new data are used; the grid was {inputs.grid.describe()}, and is {forecaster.grid.describe()}"]
 
 
@@ -85,14 +89,28 @@ def _cells_of_a_patch(config: ModelConfig) -> object:
     return (network.patch, network.overlap) if isinstance(network, PlainConfig) else None
 
 
-def _other_meaning(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
-    """Settings under which the same weights mean something else, where they differ."""
-    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in ("predicts", "time_steps", "vector_parity")}
-    return [f"  made for {name} {_shown(before)}, now {_shown(now)}" for name, (now, before) in pairs.items() if now != before]
+def _meaning(config: ModelConfig, channels: ChannelSet, time_steps: Sequence[int]) -> dict[str, object]:
+    """Settings under which the same weights mean something else, by name, each written one way."""
+    network, constraints = config.backbone, config.constraints
+    settings: dict[str, object] = {
+        "predicts": config.predicts, "vector_parity": config.vector_parity, "time_steps": tuple(map(format_duration, time_steps)),
+        **{f"constraints.{kind}": channels.select(sorted({channels.names[channels.index(name)] for name in names})).shorts
+           for kind, names in (("nonnegative", constraints.nonnegative), ("conserved", constraints.conserved))},
+        **{f"backbone.{f.name}": getattr(network, f.name) for f in fields(network) if f.name != "conditions"}}  # which follow from the time steps
+    if isinstance(network, PlainConfig):
+        settings["backbone.weights_patch"] = network.weights_patch or network.patch
+    if isinstance(network, HierarchicalConfig):
+        settings["backbone.residual_blocks"] = network.residual_blocks_of_levels
+    return settings
+
+
+def _other_meaning(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    """Where settings differ that both models have."""
+    return [f"  made for {name} {_shown(theirs[name])}, now {_shown(now)}" for name, now in ours.items() if name in theirs and now != theirs[name]]
 
 
 def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) or "of the data" if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

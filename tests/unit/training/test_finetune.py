@@ -10,6 +10,7 @@ import torch
 
 from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.constraints import ConstraintsConfig
 from afno_forecast.errors import CheckpointError
 from afno_forecast.experiment import load_experiment, run_training
 from afno_forecast.forecaster import Forecaster, ModelConfig, ModelInputs, build_forecaster
@@ -22,10 +23,11 @@ NETWORKS = [HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2), PlainConfi
             HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2, direct=True)]
 
 
-def make(folder: Path | None, channels: tuple[Channel, ...], rows: int, config: ModelConfig, seed: int) -> tuple[Forecaster, ModelConfig]:
+def make(folder: Path | None, channels: tuple[Channel, ...], rows: int, config: ModelConfig, seed: int,
+         time_step: int = 21600) -> tuple[Forecaster, ModelConfig]:
     grid = LatLonGrid((np.arange(rows) + 0.5) / rows * 180 - 90, np.arange(2 * rows) * 180 / rows)
     count = len(channels)
-    inputs = ModelInputs(ChannelSet(channels), grid, "standard", 21600, np.zeros(count), np.ones(count), np.ones(count), {})
+    inputs = ModelInputs(ChannelSet(channels), grid, "standard", time_step, np.zeros(count), np.ones(count), np.ones(count), {})
     torch.manual_seed(seed)
     forecaster = build_forecaster(config, inputs)
     for parameter in forecaster.parameters():
@@ -97,3 +99,16 @@ def test_weights_over_other_cells_of_a_patch_are_not_taken_and_other_meanings_ar
     for name in ("backbone.stem.linear.weight", "backbone.head.linear.weight", "backbone.head.linear.bias"):
         assert f"{name}, over other cells of a patch" in report and torch.equal(before[name], dict(turned.named_parameters())[name])
     assert "made for predicts tendency, now state" in report and "0 channel by channel" in report
+
+
+def test_settings_under_which_the_same_weights_mean_something_else_are_told_each_and_no_others(tmp_path: Path) -> None:
+    make(tmp_path / "model", (T, Z), 6, config(HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2)), 1)
+    same = config(HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2, residual_blocks=(1,)), time_steps=("6h",))
+    lines = start_from(*make(None, (T, Z), 6, same, 2), tmp_path / "model")
+    assert len(lines) == 2 and "made for" not in "".join(lines)
+    network = HierarchicalConfig(widths=(8, 8), depth=1, num_blocks=2, fraction=0.5, shrink=0.01, latitude="double")
+    other = config(network, constraints=ConstraintsConfig(conserved=("z500", "geopotential@500")))
+    lines = start_from(*make(None, (T, Z), 6, other, 2, time_step=86400), tmp_path / "model")
+    assert "0 channel by channel" in lines[0] and lines[1:-1] == [
+        "  made for time_steps 6h, now 1d", "  made for constraints.conserved none, now z500", "  made for backbone.fraction 1.0, now 0.5",
+        "  made for backbone.shrink 0.0, now 0.01", "  made for backbone.latitude periodic, now double"]
