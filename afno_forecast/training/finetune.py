@@ -86,7 +86,7 @@ def start_from(forecaster: Forecaster, config: ModelConfig, folder: Path) -> lis
 def _cells_of_a_patch(config: ModelConfig) -> object:
     """What the rows of a network's first and last matrix stand for beside channels."""
     network = config.backbone
-    return (network.patch, network.overlap) if isinstance(network, PlainConfig) else None
+    return (network.weights_patch or network.patch, network.overlap) if isinstance(network, PlainConfig) else None
 
 
 def _meaning(config: ModelConfig, channels: ChannelSet, time_steps: Sequence[int]) -> dict[str, object]:

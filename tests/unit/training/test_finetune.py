@@ -112,3 +112,17 @@ def test_settings_under_which_the_same_weights_mean_something_else_are_told_each
     assert "0 channel by channel" in lines[0] and lines[1:-1] == [
         "  made for time_steps 6h, now 1d", "  made for constraints.conserved none, now z500", "  made for backbone.fraction 1.0, now 0.5",
         "  made for backbone.shrink 0.0, now 0.01", "  made for backbone.latitude periodic, now double"]
+
+
+def test_the_cells_of_a_patch_are_those_that_the_weights_are_for(tmp_path: Path) -> None:
+    def network(patch: tuple[int, int], weights_patch: tuple[int, int] | None = None) -> ModelConfig:
+        return config(PlainConfig(patch=patch, weights_patch=weights_patch, width=8, depth=1, num_blocks=2))
+
+    make(tmp_path / "resampled", (T, Z), 6, network((2, 2), (1, 4)), 1)
+    report = "\n".join(start_from(*make(None, (T, Z), 6, network((2, 2)), 2), tmp_path / "resampled"))
+    assert "backbone.stem.linear.weight, over other cells of a patch" in report and "made for backbone.weights_patch 1, 4, now 2, 2" in report
+    old, _ = make(tmp_path / "plain", (T, Z), 6, network((2, 2)), 1)
+    finer, settings = make(None, (T, Z), 6, network((1, 1), (2, 2)), 2)
+    lines = start_from(finer, settings, tmp_path / "plain")
+    assert "drawn anew" not in "".join(lines) and "  made for backbone.patch 2, 2, now 1, 1" in lines
+    assert all(torch.equal(a, b) for a, b in zip(finer.parameters(), old.parameters(), strict=True))
