@@ -13,9 +13,10 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from . import vocabulary
 from .advection import Advection
 from .channels import ChannelSet
 from .config import Strict
@@ -194,6 +195,14 @@ class ModelConfig(Strict):
     """What every step keeps: channels that are never negative, global means that do not change."""
     backbone: Annotated[PlainConfig | HierarchicalConfig | LegacyConfig, Field(discriminator="kind")]
     """The network."""
+
+    @field_validator("forcings", "static")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        canonical = [vocabulary.split_name(name)[0] for name in names]
+        if repeated := dict.fromkeys(name for name in canonical if canonical.count(name) > 1):
+            raise ValueError(f"{', '.join(repeated)} is given twice (name each input once)")
+        return names
 
 
 @dataclass(frozen=True)

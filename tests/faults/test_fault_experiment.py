@@ -47,6 +47,8 @@ def test_everything_that_training_would_refuse_later_is_found_at_once(tmp_path: 
     ("validation.lead_time=15h", "validation.lead_time: 15h is not a multiple of data.time_step, 6h (use 18h)"),
     ("model.static=[land_sea_mask]", "model.static[0]: unknown static field 'land_sea_mask'; there are orog"),
     ("model.static=[orogs]", "unknown static field 'orogs' (did you mean 'orog'?)"),
+    ("model.static=[orog, orography]", "model.static: orography is given twice (name each input once)"),
+    ("model.forcings=[sin_latitude, cos_latitude, sin_latitude]", "model.forcings: sin_latitude is given twice (name each input once)"),
     ("data.time_step=soon", "data.time_step: 'soon' is not a duration (write it as 6h"),
     ("data.time_step=6", "data.time_step: must be text, got 6 (write 6h)"),
     ("validation.lead_time=36", "validation.lead_time: must be text, got 36 (write 36h)"),
