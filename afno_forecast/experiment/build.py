@@ -21,7 +21,7 @@ from ..times import format_duration, format_instant, parse_duration
 from ..training.config import TrainingConfig
 from ..training.parallel import Layout
 from ..training.stages import with_stages
-from .config import Experiment, separate_periods
+from .config import Experiment, Period, separate_periods
 
 
 def open_store(experiment: Experiment, *, cache: Path | None = None, measure: bool = True,
@@ -37,17 +37,16 @@ def open_store(experiment: Experiment, *, cache: Path | None = None, measure: bo
     return Store.open(Path(data.store))
 
 
-def check_periods(experiment: Experiment, store: Store | DirectStore) -> tuple[tuple[int, int], tuple[int, int]]:
+def check_periods(train: Period, validation: Period, store: Store | DirectStore) -> tuple[tuple[int, int], tuple[int, int]]:
     """Training and validation periods in seconds. Raises ConfigError when they overlap or statistics leak from outside training."""
     calendar = store.times.calendar
-    train, validation = separate_periods(experiment.data.train, experiment.data.validation, calendar)
+    spans = separate_periods(train, validation, calendar)
     start, end = store.statistics.period
-    if start < train[0] or end > train[1]:
+    if start < spans[0][0] or end > spans[0][1]:
         covered = f"{format_instant(start, calendar)} to {format_instant(end, calendar)}"
-        raise ConfigError(f"the store's statistics cover {covered}, which reaches outside the training period "
-                          f"{experiment.data.train.start} to {experiment.data.train.end}", where=experiment.data.store,
-                          fix=f"build the store with --statistics {experiment.data.train.start}/{experiment.data.train.end}")
-    return train, validation
+        raise ConfigError(f"the store's statistics cover {covered}, which reaches outside the training period {train.start} to {train.end}",
+                          where=str(store.path), fix=f"build the store with --statistics {train.start}/{train.end}")
+    return spans
 
 
 def model_inputs(experiment: Experiment, store: Store | DirectStore, *, measure: bool = True) -> ModelInputs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from .. import model_folder
 from ..channels import ChannelSet
@@ -16,6 +17,7 @@ from ..config import Strict, load_config
 from ..data.loader import Loader
 from ..data.store import Store
 from ..diagnostic import Diagnostic, DiagnosticConfig
+from ..documents import load_document
 from ..errors import ConfigError, DataError
 from ..times import format_duration, parse_duration
 from ..training.config import TrainingConfig
@@ -25,9 +27,10 @@ from ..training.parallel import Layout, ParallelConfig
 from ..training.run_folder import require_new, run_folder
 from ..training.trackers import require_packages
 from ..training.validation import ValidationConfig
-from .build import require_enough
-from .config import Period, RunConfig, separate_periods
+from .build import check_periods, require_enough
+from .config import Period, RunConfig
 from .resume import require_same, write_config
+from .steps import value_at
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,9 +44,9 @@ class DiagnosticData(Strict):
     store: str
     """Training store that holds the forecaster's channels and the amounts."""
     train: Period
-    """Training period."""
+    """Training period; statistics must come from inside it."""
     validation: Period
-    """Validation period; must not overlap the training period."""
+    """Validation period; must not overlap the training period, nor the forecaster's."""
 
 
 class DiagnosticExperiment(RunConfig):
@@ -72,7 +75,8 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     """Train a diagnostic network into the run folder; returns the model folder, which forecasts the states and the amounts.
 
     Raises:
-        ConfigError: periods overlap, an option that this training does not know, a used run folder without `resume`.
+        ConfigError: periods overlap, also with the forecaster's training, an option that this training does not know, a used run folder without
+            `resume`.
         DataError, CheckpointError, DivergenceError, Stopped: see errors.py.
     """
     folder, config = Path(experiment.output), experiment.training
@@ -82,7 +86,9 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     if not forecaster.grid.matches(store.grid):
         raise ConfigError(f"the model is for {forecaster.grid.describe()}, the store holds {store.grid.describe()}", where="data.store",
                           fix="give a store on the model's grid")
-    train, validation = separate_periods(experiment.data.train, experiment.data.validation, store.times.calendar)
+    train, validation = check_periods(experiment.data.train, experiment.data.validation, store)
+    for note in _check_unseen(Path(experiment.forecaster), validation, store.times.calendar):
+        echo(note)
     outputs = store.channels.select(experiment.diagnostic.channels)
     std_O = _spread_of(store, outputs)
     _check_leads(experiment, forecaster)
@@ -138,6 +144,20 @@ def _check(experiment: DiagnosticExperiment) -> None:
         raise ConfigError("a diagnostic network is trained in float32", where="training.precision", fix="leave it out, or use float32")
     if experiment.diagnostic.accumulation != "instant":
         parse_duration(experiment.diagnostic.accumulation)
+
+
+def _check_unseen(folder: Path, validation: tuple[int, int], calendar: str) -> list[str]:
+    """Raise ConfigError where a forecaster was trained on dates of the validation (seconds); a note where its folder does not tell its training."""
+    path = folder / model_folder.CONFIG
+    try:
+        seen = Period.model_validate(value_at(load_document(path).values, "data", "train"))
+    except ValidationError:
+        return [f"note: {path} names no data.train: whether the forecaster was trained on dates of data.validation is not known"]
+    start, end = seen.seconds(calendar)
+    if max(start, validation[0]) <= min(end, validation[1]):
+        raise ConfigError(f"the forecaster was trained on {seen.start} to {seen.end}, which overlaps the validation: its forecasts are better there "
+                          "than of dates that it has not seen", where="data.validation", fix="validate on dates outside the forecaster's training")
+    return []
 
 
 def _spread_of(store: Store, outputs: ChannelSet) -> NDArray[np.float64]:

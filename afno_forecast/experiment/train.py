@@ -69,7 +69,7 @@ def _say_nothing(text: str) -> None:
 
 def _train_into(folder: Path, experiment: Experiment, resume: bool, echo: Callable[[str], None], *, mesh: Mesh, end: float | None) -> None:
     store = open_store(experiment, cache=folder, echo=echo)
-    train, validation = check_periods(experiment, store)
+    train, validation = check_periods(experiment.data.train, experiment.data.validation, store)
     others = [step for step in time_steps_of(experiment.model, parse_duration(experiment.data.time_step)) if step != store.time_step]
     if others:
         echo(f"note: the change over {', '.join(map(format_duration, others))} is measured on the store's states, as its statistics lack it")

@@ -27,7 +27,7 @@ def dry_run(experiment: Experiment, *, profile: bool = False) -> str:
 def _built(experiment: Experiment) -> tuple[Experiment, Forecaster, Loader]:
     """The experiment with its stages written out, its forecaster and its samples, for one process."""
     store = open_store(experiment, measure=False)
-    train, _ = check_periods(experiment, store)
+    train, _ = check_periods(experiment.data.train, experiment.data.validation, store)
     experiment = staged(experiment, store, train)
     forecaster = first_forecaster(experiment, model_inputs(experiment, store, measure=False))
     config = experiment.training

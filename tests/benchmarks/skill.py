@@ -70,7 +70,7 @@ class Setting:
             f"data.store={store}", f"data.train.start={train_start}", f"data.train.end={train_end}", f"data.validation.start={start}",
             f"data.validation.end={end}"])
         self.store = Store.open(store)
-        self.train, self.validation = check_periods(self.experiment, self.store)
+        self.train, self.validation = check_periods(self.experiment.data.train, self.experiment.data.validation, self.store)
 
     @lru_cache(maxsize=8)  # noqa: B019 - one setting a process
     def inputs(self, time_steps: tuple[str, ...]) -> ModelInputs:

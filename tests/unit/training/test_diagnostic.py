@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -225,6 +226,28 @@ def test_what_does_not_fit_is_refused(experiment: Path) -> None:
                               ("diagnostic.backbone.conditions=2", "given 0")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
+
+
+def test_validation_on_dates_that_the_forecaster_or_the_statistics_have_seen_is_refused(experiment: Path, tiny_model: Path, tmp_path: Path) -> None:
+    def forecaster(old: str, new: str) -> str:
+        folder = tmp_path / "other"
+        shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+        text = (tiny_model / "config.yaml").read_text()
+        assert text.count(old) == 1
+        (folder / "config.yaml").write_text(text.replace(old, new))
+        model_folder.write_manifest(folder, model_folder.FILES)
+        return f"forecaster={folder}"
+
+    with pytest.raises(ConfigError, match="trained on 2001-01-01 to 2001-01-26T12, which overlaps the validation") as error:
+        train(experiment, forecaster("end: '2001-01-25'", "end: 2001-01-26T12"))
+    assert error.value.where == "data.validation" and error.value.fix == "validate on dates outside the forecaster's training"
+    with pytest.raises(ConfigError, match="statistics cover 2001-01-01T00 to 2001-01-25T00, which reaches outside the training period 2001-01-05"):
+        train(experiment, "data.train.start=2001-01-05")
+    lines: list[str] = []
+    short = ("training.budget.train_steps=1", "validation.count=1")
+    run_diagnostic_training(load_diagnostic_experiment(experiment, [*short, forecaster("  train:", "  learnt:")]), resume=False, echo=lines.append)
+    assert lines[0] == (f"note: {tmp_path / 'other' / 'config.yaml'} names no data.train: whether the forecaster was trained on dates of "
+                        "data.validation is not known")
 
 
 def test_a_damaged_network_is_refused(experiment: Path, tmp_path: Path) -> None:
