@@ -201,20 +201,32 @@ def save(folder: Path, *, config_text: str, inputs: ModelInputs, weights: Mappin
         write_manifest(temporary, FILES)
 
 
-def save_diagnostic(source: Path, folder: Path, *, diagnostic: Diagnostic, weights: Mapping[str, torch.Tensor], card: str) -> None:
+def weights_digest(folder: Path) -> str:
+    """sha256 of the forecaster's weights in a model folder, after every file's hash was checked. Raises CheckpointError."""
+    _recover(folder)
+    check_manifest(folder, FILES)
+    return sha256(folder / WEIGHTS)
+
+
+def save_diagnostic(source: Path, folder: Path, *, learnt_on: str, diagnostic: Diagnostic, weights: Mapping[str, torch.Tensor], card: str) -> None:
     """Write a model folder that is another one with a diagnostic network added.
 
     Args:
         source: model folder of the forecaster.
         folder: where; replaced when it exists.
+        learnt_on: `weights_digest` of the forecaster that the network learnt on.
         diagnostic: its configuration and channels.
         weights: its state dict.
         card: Markdown that is put behind the forecaster's own card.
 
     Raises:
+        CheckpointError: `source` holds another forecaster by now.
         ResourceError: it cannot be written, as on a full disk.
     """
     with _amended(source, folder, (DIAGNOSTIC, DIAGNOSTIC_WEIGHTS)) as temporary:
+        if sha256(temporary / WEIGHTS) != learnt_on:
+            raise CheckpointError("the forecaster was replaced while the diagnostic network learnt on it", where=str(source / WEIGHTS),
+                                  fix="wait until the forecaster's training has ended, and train the network again with output=PATH")
         with (temporary / CARD).open("a") as file:
             file.write(card)
         facts = {"diagnostic": diagnostic.config.model_dump(mode="json"), "channels": diagnostic.outputs.to_list()}

@@ -18,7 +18,7 @@ from ..data.loader import Loader
 from ..data.store import Store
 from ..diagnostic import Diagnostic, DiagnosticConfig
 from ..documents import load_document
-from ..errors import ConfigError, DataError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..times import format_duration, parse_duration
 from ..training.config import TrainingConfig
 from ..training.diagnostic import DiagnosticLoss, DiagnosticLossConfig, DiagnosticRun, DiagnosticValidator, fit_diagnostic
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from ..forecaster import Forecaster
+
+LEARNT_ON = "forecaster.sha256"
 
 
 class DiagnosticData(Strict):
@@ -81,6 +83,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     """
     folder, config = Path(experiment.output), experiment.training
     _check(experiment)
+    learnt_on = model_folder.weights_digest(Path(experiment.forecaster))  # before they are read: another forecaster from then on is found
     forecaster = model_folder.load(Path(experiment.forecaster))
     store = Store.open(Path(experiment.data.store))
     if not forecaster.grid.matches(store.grid):
@@ -109,18 +112,28 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
         echo(f"note: {validator.without_climatology}; validations compare with persistence alone")
 
     def keep(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
-        model_folder.save_diagnostic(Path(experiment.forecaster), folder / "model", diagnostic=diagnostic, weights=weights,
-                                     card=_card(experiment, diagnostic, forecaster, score, table))
+        model_folder.save_diagnostic(Path(experiment.forecaster), folder / "model", learnt_on=learnt_on, diagnostic=diagnostic,
+                                     weights=weights, card=_card(experiment, diagnostic, forecaster, score, table))
 
     with run_folder(folder, echo):
         require_new(folder, resume=resume)
         require_same(folder, experiment, resume=resume)
+        _require_same_forecaster(folder, experiment, learnt_on, resume=resume)
         write_config(folder, experiment)
         echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(outputs.shorts)} from "
              f"{len(forecaster.channels)} channels of {experiment.forecaster}, {loader.num_samples(1):,} training samples")
         fit_diagnostic(DiagnosticRun(diagnostic, config), DiagnosticLoss(experiment.loss, forecaster, diagnostic, std_O), loader, validator, config,
                        folder, keep=keep, resume=resume, echo=echo)
     return folder / "model"
+
+
+def _require_same_forecaster(folder: Path, experiment: DiagnosticExperiment, digest: str, *, resume: bool) -> None:
+    """Note in the run folder which forecaster is learnt on. Raises CheckpointError where a training to be resumed learnt on another."""
+    path = folder / LEARNT_ON
+    if resume and (folder / "checkpoints").exists() and path.exists() and path.read_text().split()[:1] != [digest]:
+        raise CheckpointError("the forecaster is another than the one that the stopped training learnt on", where=experiment.forecaster,
+                              fix="put that one back, or train on this one with output=PATH")
+    path.write_text(f"{digest}  {Path(experiment.forecaster) / model_folder.WEIGHTS}\n")
 
 
 def _check(experiment: DiagnosticExperiment) -> None:

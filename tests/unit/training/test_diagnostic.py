@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors.torch import load_file, save_file
 
 from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
@@ -26,7 +27,7 @@ from afno_forecast.grid import LatLonGrid
 from afno_forecast.nn.backbone import PlainConfig
 from afno_forecast.times import parse_instant
 from afno_forecast.training.checkpoint import load_newest
-from afno_forecast.training.diagnostic import DiagnosticLoss, DiagnosticLossConfig
+from afno_forecast.training.diagnostic import DiagnosticLoss, DiagnosticLossConfig, DiagnosticValidator
 from afno_forecast.training.parallel import Layout
 
 EXPERIMENT = """\
@@ -226,6 +227,33 @@ def test_what_does_not_fit_is_refused(experiment: Path) -> None:
                               ("diagnostic.backbone.conditions=2", "given 0")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
+
+
+def test_a_network_is_not_saved_beside_a_forecaster_that_it_has_not_learnt_on(experiment: Path, tiny_model: Path, tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, scores = tmp_path / "forecaster", iter((0.9, 0.8))
+    shutil.copytree(tiny_model, folder)
+    validate = DiagnosticValidator.__call__
+
+    def replaced_before_the_second(validator: DiagnosticValidator) -> tuple[float, xr.Dataset]:
+        score, (_, table) = next(scores), validate(validator)
+        if score == 0.8:
+            weights = {name: 2 * tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+            save_file(weights, folder / "model.safetensors")
+            model_folder.write_manifest(folder, model_folder.FILES)
+        return score, table
+
+    short = (f"forecaster={folder}", "training.budget.train_steps=4")
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="was replaced while the diagnostic network learnt on it") as error:
+        patch.setattr(DiagnosticValidator, "__call__", replaced_before_the_second)
+        train(experiment, *short)
+    assert error.value.where == str(folder / "model.safetensors")
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="is another than the one that the stopped training learnt on"):
+        train(experiment, *short, resume=True)
+    shutil.rmtree(folder)
+    shutil.copytree(tiny_model, folder)
+    assert train(experiment, *short, resume=True) == tmp_path / "run" / "model"
 
 
 def test_validation_on_dates_that_the_forecaster_or_the_statistics_have_seen_is_refused(experiment: Path, tiny_model: Path, tmp_path: Path) -> None:
