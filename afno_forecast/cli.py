@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -250,22 +251,25 @@ def config() -> None:
 def validate(path: Path, overrides: tuple[str, ...]) -> None:
     """List everything wrong with an experiment file, with lines and nearest names.
 
-    Where the training store is there, the network is tried on it as well.
+    Where the training store is there, and the model of a diagnostic network, the training is tried on them as far as it goes without an update.
     """
     if adds_diagnostic(path):
-        from .experiment.diagnostic import load_diagnostic_experiment
+        from .experiment.diagnostic import load_diagnostic_experiment, try_out_diagnostic
 
-        load_diagnostic_experiment(path, overrides)
-        say(f"{path}: valid; not tried on the model and the training store")
-        return
-    experiment = _load(path, overrides)
-    from .experiment.trial import try_out
-
-    if Path(experiment.data.store).exists():
-        try_out(experiment)
-        say(f"{path}: valid")
+        adding = load_diagnostic_experiment(path, overrides)
+        needed, attempt = {"model": adding.forecaster, "training store": adding.data.store}, partial(try_out_diagnostic, adding)
     else:
-        say(f"{path}: valid; not tried on the training store, which is not there yet: {experiment.data.store}")
+        from .experiment.trial import try_out
+
+        experiment = _load(path, overrides)
+        needed, attempt = {"training store": experiment.data.store}, partial(try_out, experiment)
+    absent = {what: where for what, where in needed.items() if not Path(where).exists()}
+    if absent:
+        say(f"{path}: valid; not tried on the {' and the '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not there yet: "
+            f"{', '.join(absent.values())}")
+    else:
+        attempt()
+        say(f"{path}: valid")
 
 
 @config.command("dump")

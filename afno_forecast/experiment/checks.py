@@ -27,7 +27,8 @@ def _unknown_names(values: dict[str, Any]) -> Problems:
     store = Store.open(path) if path.is_dir() and is_store(path) else None
     channels = list(store.channels.shorts if store else vocabulary.known_names())
     static = list(store.static_channels.shorts if store else (v.short for v in vocabulary.VARIABLES if v.constant))
-    for kind, key, known in (("channel", ("data", "channels"), channels), ("static field", ("model", "static"), static)):
+    for kind, key, known in (("channel", ("data", "channels"), channels), ("channel", ("diagnostic", "channels"), channels),
+                             ("static field", ("model", "static"), static)):
         names = value_at(values, *key)
         spellings = known if kind == "channel" else [*known, *(vocabulary.split_name(name)[0] for name in known)]
         for position, name in enumerate(names if isinstance(names, list) else ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from ..training.run_folder import require_new, run_folder
 from ..training.trackers import require_packages
 from ..training.validation import ValidationConfig
 from .build import check_periods, require_enough
+from .checks import beyond_types
 from .config import Period, RunConfig
 from .resume import require_same, write_config
 from .steps import value_at
@@ -69,8 +71,10 @@ class DiagnosticExperiment(RunConfig):
 
 
 def load_diagnostic_experiment(path: Path, overrides: Sequence[str] = ()) -> DiagnosticExperiment:
-    """Read and check an experiment file. Raises ConfigError with every problem."""
-    return load_config(path, DiagnosticExperiment, overrides)
+    """Read and check an experiment file. Raises ConfigError with every problem, or for an option that would have no effect."""
+    experiment = load_config(path, DiagnosticExperiment, overrides, check=beyond_types)
+    _check(experiment)
+    return experiment
 
 
 def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, echo: Callable[[str], None]) -> Path:
@@ -83,7 +87,47 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     """
     folder, config = Path(experiment.output), experiment.training
     _check(experiment)
+    require_packages(config.log)
     learnt_on = model_folder.weights_digest(Path(experiment.forecaster))  # before they are read: another forecaster from then on is found
+    parts = _built(experiment, echo)
+    forecaster, diagnostic = parts.forecaster, parts.diagnostic
+    if parts.validator.without_climatology:
+        echo(f"note: {parts.validator.without_climatology}; validations compare with persistence alone")
+
+    def keep(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
+        model_folder.save_diagnostic(Path(experiment.forecaster), folder / "model", learnt_on=learnt_on, diagnostic=diagnostic,
+                                     weights=weights, card=_card(experiment, diagnostic, forecaster, score, table))
+
+    with run_folder(folder, echo):
+        require_new(folder, resume=resume)
+        require_same(folder, experiment, resume=resume)
+        _require_same_forecaster(folder, experiment, learnt_on, resume=resume)
+        write_config(folder, experiment)
+        echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(diagnostic.outputs.shorts)} from "
+             f"{len(forecaster.channels)} channels of {experiment.forecaster}, {parts.loader.num_samples(1):,} training samples")
+        fit_diagnostic(DiagnosticRun(diagnostic, config), parts.loss, parts.loader, parts.validator, config, folder, keep=keep, resume=resume,
+                       echo=echo)
+    return folder / "model"
+
+
+def try_out_diagnostic(experiment: DiagnosticExperiment) -> None:
+    """Raise what `run_diagnostic_training` would raise of the experiment itself before it begins; nothing is written."""
+    _built(experiment, lambda text: None)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a training of a diagnostic network is made of."""
+
+    forecaster: Forecaster
+    diagnostic: Diagnostic
+    loss: DiagnosticLoss
+    loader: Loader
+    validator: DiagnosticValidator
+
+
+def _built(experiment: DiagnosticExperiment, echo: Callable[[str], None]) -> _Parts:
+    config = experiment.training
     forecaster = model_folder.load(Path(experiment.forecaster))
     store = Store.open(Path(experiment.data.store))
     if not forecaster.grid.matches(store.grid):
@@ -107,24 +151,7 @@ def run_diagnostic_training(experiment: DiagnosticExperiment, *, resume: bool, e
     longest = max(stage.rollout for stage in config.stages)
     require_enough(config, loader.num_samples(longest), f"rollout {longest}")
     validator = DiagnosticValidator(store, forecaster, diagnostic, experiment.validation, start=validation[0], end=validation[1])
-
-    if validator.without_climatology:
-        echo(f"note: {validator.without_climatology}; validations compare with persistence alone")
-
-    def keep(weights: dict[str, torch.Tensor], score: float, table: xr.Dataset) -> None:
-        model_folder.save_diagnostic(Path(experiment.forecaster), folder / "model", learnt_on=learnt_on, diagnostic=diagnostic,
-                                     weights=weights, card=_card(experiment, diagnostic, forecaster, score, table))
-
-    with run_folder(folder, echo):
-        require_new(folder, resume=resume)
-        require_same(folder, experiment, resume=resume)
-        _require_same_forecaster(folder, experiment, learnt_on, resume=resume)
-        write_config(folder, experiment)
-        echo(f"{experiment.name}: {sum(p.numel() for p in diagnostic.parameters()):,} parameters tell {', '.join(outputs.shorts)} from "
-             f"{len(forecaster.channels)} channels of {experiment.forecaster}, {loader.num_samples(1):,} training samples")
-        fit_diagnostic(DiagnosticRun(diagnostic, config), DiagnosticLoss(experiment.loss, forecaster, diagnostic, std_O), loader, validator, config,
-                       folder, keep=keep, resume=resume, echo=echo)
-    return folder / "model"
+    return _Parts(forecaster, diagnostic, DiagnosticLoss(experiment.loss, forecaster, diagnostic, std_O), loader, validator)
 
 
 def _require_same_forecaster(folder: Path, experiment: DiagnosticExperiment, digest: str, *, resume: bool) -> None:
@@ -137,7 +164,7 @@ def _require_same_forecaster(folder: Path, experiment: DiagnosticExperiment, dig
 
 
 def _check(experiment: DiagnosticExperiment) -> None:
-    """Raise ConfigError for what would have no effect here, or an accumulation that is no duration."""
+    """Raise ConfigError for what would have no effect here."""
     config = experiment.training
     for name, given, only in (("loss", config.loss, LossConfig()), ("parallel", config.parallel, ParallelConfig()),
                               ("accumulate", config.accumulate, 1), ("init_from", config.init_from, None), ("rollout", config.rollout, None),
@@ -149,14 +176,11 @@ def _check(experiment: DiagnosticExperiment) -> None:
         if stage.time_steps:
             raise ConfigError("a diagnostic network learns at the forecaster's shortest step", where=f"training.stages.{number}.time_steps",
                               fix="leave it out")
-    require_packages(config.log)
     if experiment.validation.pictures:
         raise ConfigError("no pictures are drawn of a diagnostic network", where="validation.pictures",
                           fix="leave it out; draw forecasts of the finished model with: afno-forecast plot")
     if config.precision == "bfloat16":
         raise ConfigError("a diagnostic network is trained in float32", where="training.precision", fix="leave it out, or use float32")
-    if experiment.diagnostic.accumulation != "instant":
-        parse_duration(experiment.diagnostic.accumulation)
 
 
 def _check_unseen(folder: Path, validation: tuple[int, int], calendar: str) -> list[str]:

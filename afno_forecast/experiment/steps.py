@@ -69,8 +69,10 @@ def _not_of_the_model(values: dict[str, Any], available: list[int]) -> Problems:
 
 
 def _durations(values: dict[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
-    for key in (("data", "time_step"), ("validation", "lead_time")):
-        yield key, value_at(values, *key)
+    for key in (("data", "time_step"), ("validation", "lead_time"), ("diagnostic", "longest_lead"), ("diagnostic", "accumulation")):
+        text = value_at(values, *key)
+        if (key, text) != (("diagnostic", "accumulation"), "instant"):
+            yield key, text
     for position, text in enumerate(_items(value_at(values, "model", "time_steps"))):
         yield ("model", "time_steps", position), text
     for number, stage in enumerate(_items(value_at(values, "training", "stages"))):

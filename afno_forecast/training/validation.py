@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from ..channels import ChannelSet
 from ..config import Strict
 from ..data.climatology import Climatology
 from ..data.direct import DirectStore
@@ -71,18 +72,11 @@ class Validator:
         self._store = store
         self._channels = forecaster.channels
         self._index_C = store.channel_index(forecaster.channels)
-        if config.members and forecaster.noise is None:
-            raise ConfigError("the model reads no noise: members would be copies of each other", where="validation.members",
-                              fix="leave it out, or set model.noise_lengths_km")
         step, lead = forecaster.time_step, parse_duration(config.lead_time)
-        if lead % step:
-            raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {format_duration(step)}")
         self._num_steps = lead // step
         self._history = forecaster.history
-        self._shown_channels = shown_channels(config.pictures, forecaster.channels)
+        self._shown_channels, self._windows = plan_validation(store, forecaster, config, start=start, end=end)
         self.shown: Shown | None = None
-        windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=self._num_steps, start=start, end=end)
-        self._windows = windows.evenly(store.times, config.inits)
         self.init_seconds = store.times.seconds[self._windows[:, self._history - 1]]
         every = max(1, _DAY // step) if lead >= _DAY else 1
         self._scored = {k for k in range(1, self._num_steps + 1) if k % every == 0}
@@ -149,6 +143,25 @@ class Validator:
         """Global RMSE of each channel against lead time."""
         found = {c.short: pick(scores, c.short, "rmse") for c in self._channels}
         return {name: item.drop_vars(["level", "metric", "region"], errors="ignore") for name, item in found.items() if item is not None}
+
+
+def plan_validation(store: Store | DirectStore, forecaster: Forecaster, config: ValidationConfig, *, start: int,
+                    end: int) -> tuple[ChannelSet, NDArray[np.int64]]:
+    """The channels to draw and the windows of the rollouts, before a state is read.
+
+    Raises:
+        ConfigError: members without noise, a lead time of no whole number of steps, a picture of a channel that the model has not.
+        DataError: the period is shorter than a rollout.
+    """
+    if config.members and forecaster.noise is None:
+        raise ConfigError("the model reads no noise: members would be copies of each other", where="validation.members",
+                          fix="leave it out, or set model.noise_lengths_km")
+    step, lead = forecaster.time_step, parse_duration(config.lead_time)
+    if lead % step:
+        raise ConfigError(f"validation.lead_time {config.lead_time} is not a multiple of the time step of {format_duration(step)}")
+    shown = shown_channels(config.pictures, forecaster.channels)
+    windows = find_windows(store.times, time_step=step, history=forecaster.history, num_steps=lead // step, start=start, end=end)
+    return shown, windows.evenly(store.times, config.inits)
 
 
 def validations_due(progress: Progress, config: TrainingConfig, validation: ValidationConfig) -> int:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from afno_forecast.cli import cli
 from afno_forecast.data.store import Store
-from afno_forecast.errors import ConfigError, DataError
+from afno_forecast.errors import ConfigError, DataError, ForecastError
 from afno_forecast.experiment import load_experiment, run_training
 from afno_forecast.experiment.build import model_inputs
 from afno_forecast.experiment.model_card import model_card
@@ -92,6 +92,23 @@ def test_what_shows_on_the_store_alone_is_found_by_validate_and_by_train(tiny_ex
     assert str(first.value) == str(second.value)
     assert first.value.where == "model.backbone" or "backbone" not in override
     assert not (tiny_experiment.parent / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("training.loss={channels: {foo: 2}}", "no channel 'foo'"),
+    ("training.loss={kind: crps}", "the members of a CRPS differ by noise that the model reads, and it reads none"),
+    ("validation.members=3", "the model reads no noise"),
+    ("validation.pictures=[foo]", "no channel foo"),
+    ("validation.lead_time=30d", "no 121 states follow each other every 6h"),
+    ("training.init_from=/nowhere", "not a complete model or checkpoint folder"),
+])
+def test_loss_validation_and_first_weights_are_tried_as_well(tiny_experiment: Path, override: str, words: str) -> None:
+    experiment = load_experiment(tiny_experiment, [override])
+    with pytest.raises(ForecastError, match=words) as first:
+        try_out(experiment)
+    with pytest.raises(ForecastError) as second:
+        run_training(experiment, resume=False, echo=[].append)
+    assert str(first.value) == str(second.value)
 
 
 def test_validate_says_what_it_could_not_try(tiny_experiment: Path, tmp_path: Path) -> None:

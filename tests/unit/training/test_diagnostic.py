@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from afno_forecast import model_folder
 from afno_forecast.channels import Channel, ChannelSet
+from afno_forecast.cli import cli
 from afno_forecast.data.build import build_store
 from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.data.plan import StoreSettings
@@ -227,6 +229,24 @@ def test_what_does_not_fit_is_refused(experiment: Path) -> None:
                               ("diagnostic.backbone.conditions=2", "given 0")):
         with pytest.raises(ConfigError, match=message):
             train(experiment, override)
+
+
+def test_validate_tries_the_network_on_the_model_and_the_store_and_says_what_is_not_there(experiment: Path, tmp_path: Path) -> None:
+    def validate(*overrides: str) -> str:
+        done = CliRunner().invoke(cli, ["config", "validate", str(experiment), *overrides])
+        return done.output + str(done.exception or "")
+
+    assert validate() == f"{experiment}: valid\n" and not (tmp_path / "run").exists()
+    for override, words in (("training.loss={kind: amse}", "training.loss has no effect on a diagnostic network"),
+                            ("validation.lead_time=2 dayz", "'2 dayz' is not a duration (did you mean '2d'?)"),
+                            ("diagnostic.accumulation=6 hours", "diagnostic.accumulation: '6 hours' is not a duration (did you mean '6h'?)"),
+                            ("diagnostic.channels=[nonsense]", "diagnostic.channels[0]: unknown channel 'nonsense'; there are"),
+                            ("diagnostic.channels=[t2m]", "the state already holds"), ("validation.lead_time=15h", "not a multiple"),
+                            ("data.train.start=2001-01-05", "the store's statistics cover")):
+        assert words in validate(override), override
+    assert validate("forecaster=no/model") == f"{experiment}: valid; not tried on the model, which is not there yet: no/model\n"
+    assert validate("forecaster=no/model", "data.store=no.zarr").endswith(
+        "valid; not tried on the model and the training store, which are not there yet: no/model, no.zarr\n")
 
 
 def test_a_network_is_not_saved_beside_a_forecaster_that_it_has_not_learnt_on(experiment: Path, tiny_model: Path, tmp_path: Path,
