@@ -101,7 +101,7 @@ def training_samples(experiment: Experiment, store: Store | DirectStore, forecas
     config = experiment.training
     delivery = layout.delivery(forecaster, cache_bytes=config.cache_megabytes << 20)
     loader = Loader(store, forecaster.channels, time_step=forecaster.time_step, history=forecaster.history,
-                    batch_size=config.batch_size, seed=experiment.seed, period=train, delivery=delivery)
+                    batch_size=config.batch_in(0), seed=experiment.seed, period=train, delivery=delivery)
     for step, rollout in longest_rollouts(experiment, forecaster).items():
         of_step = f" of {format_duration(step)}" if len(forecaster.time_steps) > 1 else ""
         require_enough(config, loader.num_samples(rollout, step), f"rollout {rollout}{of_step}")

@@ -1,5 +1,6 @@
 """A dry run says what a training costs and leaves nothing behind."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from afno_forecast.cli import cli
+from afno_forecast.distributed import Axis, Mesh
 from afno_forecast.errors import ConfigError
 from afno_forecast.experiment import load_experiment
+from afno_forecast.experiment.build import check_periods, first_forecaster, model_inputs, open_store, training_samples
 from afno_forecast.experiment.trial import try_out
+from afno_forecast.training.parallel import Layout
 
 
 def say(*arguments: str) -> str:
@@ -55,3 +59,14 @@ def test_samples_that_do_not_divide_are_told_before_the_training(tiny_experiment
     stages = "training.stages=[{until: 0.5, rollout: 1}, {until: 1, rollout: 1, batch_size: 5000}]"
     with pytest.raises(ConfigError, match=r"use at most training\.stages\.1\.batch_size="):
         try_out(load_experiment(tiny_experiment, [stages]))
+
+
+def test_a_batch_size_that_no_stage_uses_need_not_divide_among_the_processes(tiny_experiment: Path) -> None:
+    experiment = load_experiment(tiny_experiment, ["training.batch_size=3", "training.stages=[{until: 1, rollout: 1, batch_size: 4}]"])
+    store = open_store(experiment)
+    train, _ = check_periods(experiment.data.train, experiment.data.validation, store)
+    forecaster = first_forecaster(experiment, model_inputs(experiment, store))
+    for rank in range(2):
+        loader = training_samples(experiment, store, forecaster, train, Layout(Mesh(data=Axis("data", 2, rank))))
+        with contextlib.closing(loader.batches(1, stage=0, batch_size=experiment.training.batch_in(0))) as batches:
+            assert len(next(batches).states) == 2
