@@ -87,6 +87,13 @@ class TrainingConfig(Strict):
         """Samples in an update of a stage."""
         return self.stages[stage].batch_size or self.batch_size
 
+    def sample_steps_left(self, spent: float) -> float:
+        """Samples times model steps of all updates that follow a share of the budget, which must be one of updates: what they cost, about."""
+        assert self.budget.train_steps is not None
+        begins = [0.0, *(s.until for s in self.stages[:-1])]
+        parts = [max(0.0, s.until - max(begin, spent)) for s, begin in zip(self.stages, begins, strict=True)]
+        return self.budget.train_steps * sum(part * s.rollout * self.batch_in(i) for i, (s, part) in enumerate(zip(self.stages, parts, strict=True)))
+
     def learning_rate_at(self, progress: Progress) -> float:
         """The learning rate of the next update."""
         optimizer, stage = self.optimizer, self.stages[progress.stage]

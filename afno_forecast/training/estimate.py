@@ -116,12 +116,11 @@ def _update(run: Run, batch: Batch, autocast: torch.autocast, num_steps: int) ->
 
 def _length(config: TrainingConfig, seconds: float) -> tuple[float, float]:
     """Updates and hours of the whole training, at so many seconds a sample and model step; core minutes are taken as minutes of all threads."""
+    budget = config.budget
+    if budget.train_steps is not None:
+        return budget.train_steps, seconds * config.sample_steps_left(0.0) / 3600
     begins = [0.0, *(s.until for s in config.stages[:-1])]
     costs = [seconds * s.rollout * config.batch_in(i) for i, s in enumerate(config.stages)]
     parts = [s.until - begin for s, begin in zip(config.stages, begins, strict=True)]
-    budget = config.budget
-    if budget.train_steps is not None:
-        return budget.train_steps, budget.train_steps * sum(p * c for p, c in zip(parts, costs, strict=True)) / 3600
     wall = 60 * (budget.minutes if budget.minutes is not None else (budget.core_minutes or 0) / torch.get_num_threads())
     return sum(p * wall / c for p, c in zip(parts, costs, strict=True)), wall / 3600
-

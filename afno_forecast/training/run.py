@@ -64,6 +64,7 @@ class Run:
         self.progress = Progress()
         self.batches: Generator[Batch, None, None] | None = None
         self.seconds_before = 0.0
+        self._began = 0, 0.0  # samples of the stage and seconds when it, or this process' part of it, began
         self.checkpoints = Checkpoints(folder / "checkpoints", self.layout.mesh.world, beside=config.asynchronous_checkpoints)
 
     def next_batch(self, stage: int) -> Batch:
@@ -72,10 +73,16 @@ class Run:
             position = self.progress.position if stage == self.progress.stage else 0
             self.close()
             self.progress.stage, self.progress.position = stage, position
+            self._began = position, self.progress.seconds
             settings = self.config.stages[stage]
             self.batches = self.loader.batches(settings.rollout, stage=stage, position=position, batch_size=self.config.batch_in(stage),
                                                time_steps=settings.step_seconds(self.forecaster.time_steps))
         return next(self.batches)
+
+    def rate(self) -> float:
+        """Samples a second, of all processes together, since the stage began here."""
+        samples, seconds = self._began
+        return (self.progress.position - samples) / max(self.progress.seconds - seconds, 1e-9)
 
     def waiting(self) -> float:
         """Share of the time of this process' updates that went by waiting for data."""

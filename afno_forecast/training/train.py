@@ -116,9 +116,11 @@ def _validate(run: Run, validator: Validator, log: RunLog, lockstep: Lockstep, k
 
 
 def _show(log: RunLog, run: Run, loss: float, num_steps: int) -> None:
-    progress = run.progress
-    spent = progress.spent(run.config.budget)
-    left = progress.seconds * (1 - spent) / spent if spent else 0.0
-    rate = run.config.batch_in(run.progress.stage) / max(progress.seconds / progress.train_step, 1e-9)
+    progress, config, rate = run.progress, run.config, run.rate()
+    spent = progress.spent(config.budget)
+    if config.budget.train_steps is None:
+        left = progress.seconds * (1 - spent) / spent if spent else 0.0
+    else:
+        left = config.sample_steps_left(spent) / (rate * num_steps)
     log.progress(spent, f"step {progress.train_step}  loss {loss:.4f}  rollout {num_steps}  {rate:.1f} samples/s  "
                  f"{run.waiting():.1%} waiting for data", left)

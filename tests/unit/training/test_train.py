@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from safetensors.torch import load_file
 from afno_forecast.data.loader import Batch, Loader
 from afno_forecast.errors import ConfigError, Stopped
 from afno_forecast.experiment import load_experiment, run_training
+from afno_forecast.training.lockstep import Lockstep
+from afno_forecast.training.log import RunLog
+from afno_forecast.training.run import Run
 
 
 def quiet(text: str) -> None:
@@ -146,3 +150,21 @@ def test_windows_that_meet_a_gap_are_said_to_be_left_out(tiny_experiment: Path) 
     lines: list[str] = []
     train(tiny_experiment, lines=lines)
     assert any("windows meet a missing time" in line and "2001-01-15" in line for line in lines), lines
+
+
+def test_pace_and_time_left_are_those_of_the_stage_and_of_what_its_updates_cost(tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second for each sample and model step, by a clock that is put in place of the real one: the display is exact at every update."""
+    costs, shown, differentiate, beat = [0.0], [], Run.differentiate, Lockstep.beat
+
+    def counted(run: Run, batch: Batch, num_steps: int, autocast: torch.autocast) -> float:
+        costs.append(0.1 * num_steps * len(batch.states))
+        return differentiate(run, batch, num_steps, autocast)
+
+    monkeypatch.setattr(Run, "differentiate", counted)
+    monkeypatch.setattr(Lockstep, "beat", lambda lockstep, loss: replace(beat(lockstep, loss), seconds=costs[-1]))
+    monkeypatch.setattr(RunLog, "progress", lambda log, spent, text, left: shown.append((float(text.split(" samples/s")[0].split()[-1]), left)))
+    stages = "training.stages=[{until: 0.5, rollout: 1}, {until: 1.0, rollout: 4, batch_size: 2}]"
+    train(tiny_experiment, stages, "training.budget.train_steps=8", "validation.count=1")
+    rates, left = zip(*shown, strict=True)
+    assert rates == (10.0,) * 4 + (2.5,) * 4
+    assert left == pytest.approx([sum(costs) - sum(costs[:n + 1]) for n in range(1, 9)], abs=1e-9)
