@@ -338,27 +338,34 @@ def run(setting: Setting, rows: Rows, seeds: Sequence[int], seconds: float, out:
 
 
 def table(out: Path) -> str:
-    """Markdown of all rows on file, best first; seeds side by side."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(out.glob("*-[0-9]*.json")):
-        item = json.loads(path.read_text())
-        found.setdefault(item["row"], []).append(item)
+    """Markdown of all rows on file, best first, seeds side by side; those that pay for their calibration in a table of their own."""
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("*-[0-9]*.json"))]
+    paid = [item for item in found if "uncalibrated" in item]
+    free = [item for item in found if "uncalibrated" not in item]
+    return "\n\n".join([*([_table(free, "calibrated", lambda item: item.get("calibrated", {}).get("score"))] if free else []),
+                        *([_table(paid, "uncalibrated", lambda item: item["uncalibrated"])] if paid else [])])
 
-    def joined(items: list[dict[str, Any]], pick: Callable[[dict[str, Any]], float], digits: int = 3) -> str:
-        return " / ".join(f"{pick(item):.{digits}f}" for item in items)
 
-    columns = ("row", "recipe", "R/Rp", "calibrated", *(f"{hours} h" for hours in LEAD_HOURS), "tropics 24 h", "polar 24 h",
+def _table(items: Sequence[dict[str, Any]], other: str, score_of_other: Callable[[dict[str, Any]], float | None]) -> str:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for item in items:
+        rows.setdefault(item["row"], []).append(item)
+
+    def joined(items: list[dict[str, Any]], pick: Callable[[dict[str, Any]], float | None], digits: int = 3) -> str:
+        return " / ".join(f"{value:.{digits}f}" for value in map(pick, items) if value is not None) or "-"
+
+    columns = ("row", "recipe", "R/Rp", other, *(f"{hours} h" for hours in LEAD_HOURS), "tropics 24 h", "polar 24 h",
                "small scales z500; u250", "max z500 anomaly", "updates", "M parameters")
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for name, items in sorted(found.items(), key=lambda pair: min(item["score"] for item in pair[1])):
-        leads = " | ".join(joined(items, lambda item, hours=hours: item["leads"][str(hours)], 2) for hours in LEAD_HOURS)
-        scales = "; ".join(joined(items, lambda item, v=v: item["small_scales_120h"][v], 1) for v in ("z500", "u250"))
-        steady = " / ".join(f"{item['stability']['max_z500_anomaly_m']:.0f} m" for item in items if "stability" in item) or "-"
-        shrunk = " / ".join(f"{item['calibrated']['score']:.3f}" for item in items if "calibrated" in item) or "-"
-        lines.append(f"| {name} | {items[0]['recipe']} | **{joined(items, lambda item: item['score'])}** | {shrunk} | {leads} | "
-                     f"{joined(items, lambda item: item['regions']['tropics']['24'], 2)} | "
-                     f"{joined(items, lambda item: item['regions']['polar']['24'], 2)} | {scales} | {steady} | "
-                     f"{items[0]['updates']} | {items[0]['parameters'] / 1e6:.2f} |")
+    for name, seeds in sorted(rows.items(), key=lambda pair: min(item["score"] for item in pair[1])):
+        leads = " | ".join(joined(seeds, lambda item, hours=hours: item["leads"][str(hours)], 2) for hours in LEAD_HOURS)
+        scales = "; ".join(joined(seeds, lambda item, v=v: item["small_scales_120h"][v], 1) for v in ("z500", "u250"))
+        steady = " / ".join(f"{item['stability']['max_z500_anomaly_m']:.0f} m" for item in seeds if "stability" in item) or "-"
+        lines.append(f"| {name} | {seeds[0]['recipe']} | **{joined(seeds, lambda item: item['score'])}** | {joined(seeds, score_of_other)} | "
+                     f"{leads} | "
+                     f"{joined(seeds, lambda item: item['regions']['tropics']['24'], 2)} | "
+                     f"{joined(seeds, lambda item: item['regions']['polar']['24'], 2)} | {scales} | {steady} | "
+                     f"{seeds[0]['updates']} | {seeds[0]['parameters'] / 1e6:.2f} |")
     return "\n".join(lines)
 
 
