@@ -121,8 +121,7 @@ def load_on_other_grid(model: Path, data: Data, states: States, echo: Callable[[
     if isinstance(config.backbone, LegacyConfig):
         raise DataError(f"this network has a position table for {inputs.grid.describe()} and runs on no other grid; the data are on "
                         f"{states.grid.describe()}", where=str(model), fix="give data on the model's grid")
-    static = _static_channels(data).select(list(inputs.static)) if inputs.static else ChannelSet(())
-    fields = open_states(data, states.channels, static).static()
+    fields = open_states(data, states.channels, static_channels(model, data)).static()
     echo(f"note: the model was trained on {inputs.grid.describe()} and runs on {states.grid.describe()}, which it has not seen: nothing is known "
          "of its skill there")
     if not (isinstance(states.grid, LatLonGrid) and states.grid.is_global):
@@ -140,8 +139,13 @@ def _size(grid: Grid, rows: int = 1, columns: int = 1) -> str:
     return f"{height:.3g} x {width:.3g}{' degrees' if isinstance(grid, LatLonGrid) else ''}"
 
 
-def _static_channels(data: Data) -> ChannelSet:
-    return Store.open(data).static_channels if isinstance(data, str | Path) and is_store(data) else open_source(data).static
+def static_channels(model: Path, data: Data) -> ChannelSet:
+    """The static fields of a model folder as the data have them, in the model's order. Raises DataError where they are missing."""
+    names = list(model_folder.read_inputs(model).static)
+    if not names:
+        return ChannelSet(())
+    there = Store.open(data).static_channels if isinstance(data, str | Path) and is_store(data) else open_source(data).static
+    return there.select(names)
 
 
 def check_states(forecaster: Forecaster, states: States, rows: NDArray[np.int64], echo: Callable[[str], None]) -> str:

@@ -31,7 +31,7 @@ from ..forecaster import Forecaster
 from ..times import format_duration, format_instant, parse_duration
 from .calibration import Calibration, load_calibration
 from .hooks import ForecastState
-from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits
+from .initial import Data, check_states, history_rows, load_on_other_grid, require_fit, select_inits, static_channels
 from .perturb import Perturbation, make_histories, noise_of, require_noise
 from .rollout import State, require_finite, rollout
 from .selection import require_whole_steps
@@ -231,10 +231,10 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
     seconds = parse_duration(lead_time) if isinstance(lead_time, str) else lead_time
     require_whole_steps(seconds, first.time_step, "--lead-time")
     paths = Path(data) if isinstance(data, str) else data
-    states = open_states(paths, first.channels)
+    states, transferred = _open_data(paths, folders, first, other_grid)
     for note in states.notes:
         echo(f"note: {note}")
-    if other_grid and not first.grid.matches(states.grid):
+    if transferred:
         forecasters = [load_on_other_grid(folder, paths, states, echo) for folder in folders]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for forecaster in forecasters:
@@ -250,6 +250,15 @@ def open_session(model: Path | str | Sequence[Path | str], data: Data | str, *, 
     facts += ["raw"] if raw else []
     return Session(tuple(forecasters), states, inits, seconds // first.time_step, members, perturbation, batch_size,
                    sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), tuple(map(_model_name, folders)), diagnostics, calibration)
+
+
+def _open_data(data: Data, folders: Sequence[Path], forecaster: Forecaster, other_grid: bool) -> tuple[States, bool]:
+    """The analyses, and whether the networks are to step on their grid instead of their own."""
+    states = open_states(data, forecaster.channels)
+    if not other_grid or forecaster.grid.matches(states.grid):
+        return states, False
+    static = dict.fromkeys(c for folder in folders for c in static_channels(folder, data))  # read there: no note says they are not used
+    return open_states(data, forecaster.channels, ChannelSet(tuple(static))), True
 
 
 def _require_difference(members: int | None, num_models: int, perturbation: Perturbation | None) -> None:

@@ -133,6 +133,7 @@ def test_on_another_grid_when_asked_the_network_steps_with_the_datas_own_fields(
     twice = weather.isel(longitude=np.repeat(np.arange(12), 2)).assign_coords(longitude=np.arange(24) * 15.0)
     cut = weather.isel(latitude=slice(1, 6), longitude=slice(2, 9))
     for name, ds, shape in (("twice", twice, (7, 24)), ("cut", cut, (5, 7))):
+        ds["sp"] = (ds["t2m"] * 0 + 1e5).assign_attrs(units="Pa", standard_name="surface_air_pressure")
         for coordinate, units in (("latitude", "degrees_north"), ("longitude", "degrees_east")):
             ds[coordinate].attrs["units"] = units
         ds.to_netcdf(tmp_path / f"{name}.nc")
@@ -140,6 +141,7 @@ def test_on_another_grid_when_asked_the_network_steps_with_the_datas_own_fields(
         produce_forecast(tiny_model, tmp_path / f"{name}.nc", init=INIT, lead_time=LEAD, out=tmp_path / f"{name}.fc.nc",
                          options=Options(other_grid=True), echo=said.append)
         text = " ".join(said)
+        assert "not used: surface_pressure" in text and "orography" not in text, "which the network reads"
         assert "trained on 7x12" in text and "nothing is known of its skill" in text and ("limited area" in text) == (name == "cut")
         with xr.open_dataset(tmp_path / f"{name}.fc.nc") as fc:
             assert fc["2m_temperature"].shape[-2:] == shape and np.isfinite(fc["2m_temperature"]).all()
