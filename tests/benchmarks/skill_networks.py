@@ -178,6 +178,7 @@ DAY_LINEAR = replace(DAY, name="24 h, linear", optimizer=STRAIGHT)
 CALIBRATED = replace(ADVECTED_LINEAR, name="advection, linear, calibration paid", calibrated=True)
 DAY_CALIBRATED = replace(DAY_LINEAR, name="24 h, linear, calibration paid", calibrated=True)
 DAY_SHORT = replace(DAY_CALIBRATED, name="24 h, linear, 1, 2 from 70 %, calibration paid", stages=((0.7, 1), (1.0, 2)))
+DAY_ONE_STEP = replace(DAY_CALIBRATED, name="24 h, linear, one step, calibration paid", stages=((1.0, 1),))
 DAY_ADVECTED_LINEAR = replace(DAY_ADVECTED, name="24 h, advection, linear", optimizer=STRAIGHT)
 
 LEAN: dict[str, Any] = {"local": False, "direct": True, "residual_blocks": (0, 1)}
@@ -228,15 +229,14 @@ SKILL_ROWS: dict[str, tuple[Build, Recipe]] = {
     "mixer alone, residual blocks 1, 2, advection, calibrated": (hierarchical(**DEEPER), CALIBRATED),
     "mixer alone, residual blocks 1, 2, steps of 24 h, calibrated": (hierarchical(**DEEPER), DAY_CALIBRATED),
     "mixer alone, residual blocks 1, 2, two steps at most, steps of 24 h, calibrated": (hierarchical(**DEEPER), DAY_SHORT),
-    "mixer alone, residual blocks 1, 2, one step, steps of 24 h, calibrated": (
-        hierarchical(**DEEPER), replace(DAY_CALIBRATED, name="24 h, linear, one step, calibration paid", stages=((1.0, 1),))),
+    "mixer alone, residual blocks 1, 2, one step, steps of 24 h, calibrated": (hierarchical(**DEEPER), DAY_ONE_STEP),
     "mixer alone, residual blocks 1, 3, two steps at most, steps of 24 h, calibrated": (
         hierarchical(local=False, direct=True, residual_blocks=(1, 3)), DAY_SHORT),
-    "mixer and convolution, residual blocks 1, 2, two steps at most, steps of 24 h, calibrated": (
-        hierarchical(direct=True, residual_blocks=(1, 2)), DAY_SHORT),
-    "convolution alone, residual blocks 1, 2, two steps at most, steps of 24 h, calibrated": (
-        hierarchical(mixer="identity", direct=True, residual_blocks=(1, 2)), DAY_SHORT),
-    "U-Net, two steps at most, steps of 24 h, calibrated": (unet(direct=True), DAY_SHORT),
+    "convolution alone, residual blocks 1, 2, one step, steps of 24 h, calibrated": (
+        hierarchical(mixer="identity", direct=True, residual_blocks=(1, 2)), DAY_ONE_STEP),
+    "U-Net, one step, steps of 24 h, calibrated": (unet(direct=True), DAY_ONE_STEP),
+    "mixer alone, one step, advection, calibrated": (hierarchical(local=False, direct=True), replace(
+        CALIBRATED, name="advection, linear, one step, calibration paid", stages=((1.0, 1),))),
     "mixer alone, residual blocks 2, 2, steps of 24 h, calibrated": (hierarchical(local=False, direct=True, residual_blocks=2), DAY_CALIBRATED),
     "U-Net, steps of 24 h, calibrated": (unet(direct=True), DAY_CALIBRATED),
     "mixer alone, advection, linear, steps of 24 h": (hierarchical(local=False, direct=True), DAY_ADVECTED_LINEAR),
