@@ -363,7 +363,7 @@ class OnlineScorer:
             return []
         num, held = max(few), few[max(few)]
         inits = f"{num} init time{'s' * (num != 1)}{' or fewer' * (len(few) > 1)} hold{'s' * (num == 1)}"
-        return [f"{inits} {held} block{'s' * (held != 1)} of {format_duration(block)}: not tested, which takes {FEWEST_BLOCKS}"]
+        return [f"{inits} {held} block{'s' * (held != 1)} of {format_duration(block)}: too few to test, {FEWEST_BLOCKS} are needed"]
 
     def _where(self, counts: NDArray[np.int64]) -> str:
         return ", ".join(f"{format_duration(int(s))}: {n}" for s, n in zip(self.lead_seconds, counts, strict=True) if n)

@@ -268,7 +268,7 @@ def test_another_forecast_is_scored_on_the_common_cases_alone(tmp_path: Path) ->
     assert pick(scores, "z500", "bias_vs_other_model") is None
     assert pick(scores, "z500", "rmse_vs_other_model").values == pytest.approx([-2, -2], rel=1e-4)
     assert np.isnan([pick(scores, "z500", f"rmse_vs_other_model_{end}").values for end in ("low", "high", "p")]).all(), "too few to be tested"
-    assert "2 init times hold 2 blocks of 1d: not tested, which takes 8" in scores.attrs["notes"]
+    assert "2 init times hold 2 blocks of 1d: too few to test, 8 are needed" in scores.attrs["notes"]
     same = evaluate(path, analyses, against=[path, path], settings=ScoreSettings(kinds=("deterministic",)))
     assert same.attrs["rivals"] == "persistence fc fc_2"
     assert (pick(same, "t850", "rmse").values == pick(same, "t850", "rmse_fc_2").values).all()
