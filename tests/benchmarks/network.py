@@ -15,6 +15,7 @@ fno, sfno    neuraloperator's, where it is installed, on the full grid
 PhysicsNeMo's AFNO needs neither a GPU nor most of what the package asks for:
 
     pip install --no-deps nvidia-physicsnemo==2.2.2 jaxtyping wadler-lindig
+    pip install requests
 
 and neuraloperator: `pip install --no-deps neuraloperator==2.0.0 tensorly tensorly-torch opt-einsum torch-harmonics==0.8.0`; a
 network whose package is missing is left out with a line. With `--bfloat16` the difference is that of the outputs under autocast from
