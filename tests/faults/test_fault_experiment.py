@@ -82,19 +82,6 @@ def test_a_validation_that_ends_between_long_steps(tiny_experiment: Path) -> Non
     ("model.backbone={kind: plain, patch: [2, 2], width: 8, depth: 1, latitude: double_with_poles}", "rows that lie on the poles"),
     ("data.time_step=8h", "the model steps 8h, which is not a multiple of the store's 6h"),
     ("data.train.start=2001-01-02", "the store's statistics cover"),
-])
-def test_what_shows_on_the_store_alone_is_found_by_validate_and_by_train(tiny_experiment: Path, override: str, words: str) -> None:
-    experiment = load_experiment(tiny_experiment, [override])
-    with pytest.raises(ConfigError, match=words) as first:
-        try_out(experiment)
-    with pytest.raises(ConfigError) as second:
-        run_training(experiment, resume=False, echo=[].append)
-    assert str(first.value) == str(second.value)
-    assert first.value.where == "model.backbone" or "backbone" not in override
-    assert not (tiny_experiment.parent / "run" / "checkpoints").exists()
-
-
-@pytest.mark.parametrize(("override", "words"), [
     ("training.loss={channels: {foo: 2}}", "no channel 'foo'"),
     ("training.loss={kind: crps}", "the members of a CRPS differ by noise that the model reads, and it reads none"),
     ("validation.members=3", "the model reads no noise"),
@@ -102,13 +89,15 @@ def test_what_shows_on_the_store_alone_is_found_by_validate_and_by_train(tiny_ex
     ("validation.lead_time=30d", "no 121 states follow each other every 6h"),
     ("training.init_from=/nowhere", "not a complete model or checkpoint folder"),
 ])
-def test_loss_validation_and_first_weights_are_tried_as_well(tiny_experiment: Path, override: str, words: str) -> None:
+def test_what_shows_on_the_store_alone_is_found_by_validate_and_by_train(tiny_experiment: Path, override: str, words: str) -> None:
     experiment = load_experiment(tiny_experiment, [override])
     with pytest.raises(ForecastError, match=words) as first:
         try_out(experiment)
-    with pytest.raises(ForecastError) as second:
+    with pytest.raises(type(first.value)) as second:
         run_training(experiment, resume=False, echo=[].append)
     assert str(first.value) == str(second.value)
+    assert first.value.where == "model.backbone" or "backbone" not in override
+    assert not (tiny_experiment.parent / "run" / "checkpoints").exists()
 
 
 def test_validate_says_what_it_could_not_try(tiny_experiment: Path, tmp_path: Path) -> None:
